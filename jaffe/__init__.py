@@ -1,0 +1,46 @@
+"""jaffe: a network is data; compile it to pure JAX functions.
+
+The public names, loaded when first used, so that ``import jaffe.netdef`` and the command line need no JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaffe.compile import CompiledNet as CompiledNet
+    from jaffe.compile import Context as Context
+    from jaffe.compile import Layer as Layer
+    from jaffe.compile import Weight as Weight
+    from jaffe.compile import compile_net as compile_net
+    from jaffe.compile import load_weights as load_weights
+    from jaffe.compile import register_layer as register_layer
+    from jaffe.netdef import Graph as Graph
+    from jaffe.netdef import JaffeError as JaffeError
+    from jaffe.netdef import L as L
+    from jaffe.netdef import NetSpec as NetSpec
+    from jaffe.netdef import P as P
+    from jaffe.netdef import SpecError as SpecError
+    from jaffe.train import Solver as Solver
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "compile": ("CompiledNet", "Context", "Layer", "Weight", "compile_net", "load_weights", "register_layer"),
+    "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError"),
+    "train": ("Solver",),
+}
+_MODULES = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'jaffe' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"jaffe.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

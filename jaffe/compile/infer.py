@@ -1,0 +1,165 @@
+"""Shapes of every blob and weight of a graph, before any number is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaffe.compile.fillers import check
+from jaffe.compile.layer import Layer, Shape, Weight, check_types, make_layer
+from jaffe.compile.layers.data import Source
+from jaffe.netdef.errors import JaffeError, SpecError, suggest
+from jaffe.netdef.graph import Graph, Node
+from jaffe.netdef.jaffe_pb2 import ParamSpec
+from jaffe.netdef.weights import blob_shape
+
+MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored array of a layer, and who owns it.
+
+    Attributes:
+        weight: name, shape and filler as the layer states them.
+        owner: layer and weight name under which the variables hold it: the layer's own unless shared.
+        lr_mult, decay_mult: multipliers of learning rate and weight decay; 0 for state.
+    """
+
+    weight: Weight
+    owner: tuple[str, str]
+    lr_mult: float
+    decay_mult: float
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What shape inference finds: layer objects by node, shapes by value, stored arrays by node, inputs."""
+
+    layers: Mapping[str, Layer]
+    shapes: Mapping[str, Shape]
+    stored: Mapping[str, tuple[Stored, ...]]
+    inputs: Mapping[str, Shape]
+
+    def owned(self, node: str) -> list[Stored]:
+        """The stored arrays that this node owns (not those it borrows from another layer)."""
+        return [stored for stored in self.stored[node] if stored.owner == (node, stored.weight.name)]
+
+
+def infer(graph: Graph, inputs: Mapping[str, Shape] | None = None, batch: int | None = None) -> Inferred:
+    """Find all shapes, and refuse what does not fit.
+
+    Args:
+        inputs: shapes of the net's inputs, where the net leaves them open or to override them.
+        batch: first axis of every input, where ``inputs`` does not give the shape.
+
+    Raises:
+        SpecError: at the first layer that is wrong.
+    """
+    check_types(graph.nodes)
+    layers = {node.name: make_layer(node) for node in graph.nodes}
+    given = dict(inputs or {})
+    fed: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
+    stored: dict[str, tuple[Stored, ...]] = {}
+    for node in graph.nodes:
+        layer = layers[node.name]
+        bottoms = [shapes[value] for value in node.bottoms]
+        if isinstance(layer, Source):
+            tops = _source_shapes(layer, given, batch)
+            fed.update(zip(node.tops, tops, strict=True))
+        else:
+            tops = layer.shapes(bottoms)
+        for top, shape in zip(node.tops, tops, strict=True):
+            _check_size(node, f"top {top!r}", shape)
+            shapes[top] = shape
+        stored[node.name] = _stored(node, layer.weights(bottoms), stored)
+    if given:
+        name = next(iter(given))
+        raise JaffeError(f"the net has no input {name!r}{suggest(name, fed)}; it reads {', '.join(fed) or 'nothing'}")
+    return Inferred(layers, shapes, stored, fed)
+
+
+def _source_shapes(layer: Source, given: dict[str, Shape], batch: int | None) -> list[Shape]:
+    tops: list[Shape] = []
+    for blob, shape in zip(layer.node.tops, layer.declared(), strict=True):
+        if blob in given:
+            shape = tuple(given.pop(blob))
+            if any(not isinstance(size, int) or size < 1 for size in shape):
+                raise layer.node.error(f"inputs[{blob!r}]: sizes are positive whole numbers; found {shape}")
+        elif shape is None:
+            first = batch or layer.batch or 64
+            raise layer.node.error(
+                f"the shape of {blob!r} is not in the net, only in the data: "
+                f"expected inputs={{{blob!r}: ({first}, ...)}}; found none"
+            )
+        elif batch is not None and shape:
+            shape = (batch, *shape[1:])
+        tops.append(shape)
+    return tops
+
+
+def _check_size(node: Node, what: str, shape: Shape) -> None:
+    if math.prod(shape) > MOST_VALUES:
+        raise node.error(f"{what} of shape {shape} has {math.prod(shape)} values; expected at most {MOST_VALUES}")
+
+
+def _stored(node: Node, weights: list[Weight], before: Mapping[str, tuple[Stored, ...]]) -> tuple[Stored, ...]:
+    names = [weight.name for weight in weights]
+    specs = list(node.proto.param)
+    if len(specs) > len(weights):
+        raise node.error(f"expected at most {len(weights)} param entries ({', '.join(names) or 'no weights'}); "
+                         f"found {len(specs)}")
+    _check_blobs(node, weights)
+    result = []
+    for i, weight in enumerate(weights):
+        _check_size(node, weight.name, weight.shape)
+        try:
+            check(weight.filler, weight.shape)
+        except ValueError as problem:
+            raise node.error(f"{weight.name}_filler: {problem}") from None
+        spec = specs[i] if i < len(specs) else ParamSpec()
+        owner, lr, decay = (node.name, weight.name), spec.lr_mult, spec.decay_mult
+        if i in node.shared:
+            layer, index = node.shared[i]
+            theirs = result[index] if layer == node.name else before[layer][index]
+            _check_shared(node, weight, spec, layer, theirs)
+            owner, lr, decay = theirs.owner, theirs.lr_mult, theirs.decay_mult
+        if not weight.trained:
+            lr = decay = 0.0
+        result.append(Stored(weight, owner, lr, decay))
+    return tuple(result)
+
+
+def _check_blobs(node: Node, weights: list[Weight]) -> None:
+    """Weights that the declaration itself carries fit the layer."""
+    blobs = node.proto.blobs
+    if blobs and len(blobs) != len(weights):
+        raise node.error(f"expected {len(weights)} stored blobs; found {len(blobs)}")
+    for blob, weight in zip(blobs, weights, strict=False):
+        shape = blob_shape(blob)
+        if not same_values(shape, weight.shape):
+            raise node.error(f"stored {weight.name}: expected shape {weight.shape}; found {shape}")
+
+
+def same_values(found: Shape, expected: Shape) -> bool:
+    """Equal shapes; or Caffe's old four-axis form of one, with ones in front."""
+    return found == expected or (
+        len(found) == 4 and len(expected) < 4 and found == (1,) * (4 - len(expected)) + expected
+    )
+
+
+def _check_shared(node: Node, weight: Weight, spec: ParamSpec, owner: str, theirs: Stored) -> None:
+    shape = theirs.weight.shape
+    if spec.share_mode == ParamSpec.PERMISSIVE:
+        if math.prod(shape) != math.prod(weight.shape):
+            raise node.error(f"{weight.name} shares {spec.name!r} with layer {owner!r}: expected as many values "
+                             f"({math.prod(shape)}); found {math.prod(weight.shape)}")
+    elif shape != weight.shape:
+        raise node.error(f"{weight.name} shares {spec.name!r} with layer {owner!r}: expected shape {shape}; "
+                         f"found {weight.shape}")
+    for field, value in (("lr_mult", theirs.lr_mult), ("decay_mult", theirs.decay_mult)):
+        if spec.HasField(field) and getattr(spec, field) != value:
+            raise SpecError(f"shares {spec.name!r} with layer {owner!r}: expected the same {field} {value:g}; "
+                            f"found {getattr(spec, field):g}", layer=node.name, location=node.location or None)

@@ -1,0 +1,300 @@
+"""What a layer is: shape rule, stored weights, and a pure function; and the registry of layer types."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaffe.netdef.errors import SpecError, suggest
+from jaffe.netdef.graph import Node
+from jaffe.netdef.jaffe_pb2 import FillerParameter
+from jaffe.netdef.schema import SETTINGS_FIELDS, settings_fields
+
+Array = jax.Array
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One stored array of a layer.
+
+    Attributes:
+        name: key in the variables, such as ``"weight"`` or ``"bias"``.
+        shape: in Caffe's layout.
+        filler: how it starts.
+        trained: ``True`` for parameters, ``False`` for state such as BatchNorm's running sums.
+    """
+
+    name: str
+    shape: Shape
+    filler: FillerParameter
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer may know beside its inputs.
+
+    Attributes:
+        rng: key of this layer for this call, or ``None``.
+        node: the layer as declared, for messages.
+    """
+
+    node: Node
+    rng: Array | None = None
+
+    def key(self) -> Array:
+        """The layer's random key. Raises SpecError when the caller gave none."""
+        if self.rng is None:
+            raise self.node.error(f"{self.node.type} is random in phase {self.node.phase}: "
+                                  "expected rng=jax.random.key(...); found none")
+        return self.rng
+
+
+class Layer:
+    """Base of the layer types. A subclass states its blob counts and overrides what differs.
+
+    Class attributes:
+        bottoms, tops: least and most number of blobs (``None``: no limit).
+        source: its tops are fed from outside: they are inputs of the net.
+        attributes: names and defaults of the settings of a user's own layer (``attribute { ... }``).
+
+    An instance belongs to one node of a graph: ``self.node``, and ``self.p``, its settings message.
+    """
+
+    type: ClassVar[str] = ""
+    bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
+    tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    source: ClassVar[bool] = False
+    attributes: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, node: Node):
+        self.node = node
+        fields = settings_fields(node.type)
+        self.p: Any = getattr(node.proto, fields[0]) if fields else None
+        self.settings = _attributes(node, self.attributes)
+        self._check_counts()
+        self._check_settings(fields)
+
+    @property
+    def train(self) -> bool:
+        """Whether the layer is in phase TRAIN."""
+        return self.node.phase == "TRAIN"
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Shapes of the tops, from those of the bottoms. Raises SpecError when they do not fit."""
+        return [bottoms[0]]
+
+    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        """The arrays that the layer stores, in the order of Caffe's files."""
+        return []
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        """The tops. Pure."""
+        raise NotImplementedError
+
+    def apply_with_state(
+        self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
+    ) -> tuple[Sequence[Array], dict[str, Array]]:
+        """The tops, and the new values of untrained weights. For layers that keep state."""
+        return self.apply(weights, bottoms, ctx), {}
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        """Floating point operations of a forward pass; a multiply-add is two. Default: one an output element."""
+        return sum(math.prod(top) for top in tops)
+
+    def is_identity(self, bottoms: Sequence[Shape]) -> bool:
+        """Whether every top is the first bottom, unchanged."""
+        return False
+
+    def axis(self, value: int, ndim: int, field: str = "axis") -> int:
+        """A possibly negative axis as an index in [0, ndim). Raises SpecError when out of range."""
+        if not -ndim <= value < ndim:
+            raise self.node.error(f"{field} {value} is out of range for a blob of {ndim} axes; "
+                                  f"expected {-ndim} to {ndim - 1}")
+        return value % ndim
+
+    def _check_counts(self) -> None:
+        for kind, values, (least, most) in (
+            ("bottom", self.node.bottoms, self.bottoms),
+            ("top", self.node.tops, self.tops),
+        ):
+            if len(values) < least or (most is not None and len(values) > most):
+                if most is None:
+                    expected = f"at least {least} {kind}{'s' * (least != 1)}"
+                elif least == most:
+                    expected = f"{least} {kind}{'s' * (least != 1)}"
+                else:
+                    expected = f"{least} to {most} {kind}s"
+                found = f"{len(values)} ({', '.join(values)})" if values else "none"
+                raise self.node.error(f"{self.node.type} takes {expected}; found {found}")
+
+    def _check_settings(self, own: Sequence[str]) -> None:
+        """Settings of another layer type would be ignored without a word: refuse them."""
+        if self.node.type not in _BUILT_IN:
+            return
+        for field, _ in self.node.proto.ListFields():
+            if field.name in SETTINGS_FIELDS and field.name not in own and field.name not in _SHARED_SETTINGS:
+                near = f"; expected {own[0]}" if own else ""
+                raise self.node.error(f"{self.node.type} does not read {field.name}{near}")
+
+
+_SHARED_SETTINGS = {"transform_param", "loss_param"}  # Caffe's nets carry these where nothing reads them
+_BUILT_IN: set[str] = set()
+_REGISTRY: dict[str, type[Layer]] = {}
+
+L = TypeVar("L", bound="type[Layer] | Callable[..., Any]")
+
+
+def register_layer(type_name: str, **attributes: Any) -> Callable[[L], L]:
+    """Make a layer type known to ``compile_net``: a decorator for a class or a function.
+
+    A function takes the bottoms, and the settings as keywords, and returns a top or a tuple of tops; its
+    shapes are found by tracing it. A class derives from ``Layer`` and may have weights, state and randomness.
+
+    >>> @register_layer("Mish", beta=1.0)
+    ... def mish(x, *, beta):
+    ...     return x * jnp.tanh(jax.nn.softplus(beta * x))
+
+    In prototxt: ``layer { type: "Mish" bottom: "x" top: "y" attribute { name: "beta" number: 1.5 } }``;
+    in Python: ``n.y = L.Mish(n.x, beta=1.5)``.
+
+    Args:
+        type_name: what ``type`` is in the net. Caffe's own types cannot be replaced.
+        attributes: the settings and their defaults (numbers, booleans, texts, or lists of one kind).
+
+    Raises:
+        ValueError: the type is registered already.
+    """
+
+    def register(layer: L) -> L:
+        if type_name in _REGISTRY:
+            raise ValueError(f"layer type {type_name!r} is registered already; choose another name")
+        if inspect.isclass(layer):
+            if not issubclass(layer, Layer):
+                raise TypeError(f"a layer class derives from jaffe.Layer; received {layer.__name__}")
+            layer.type = type_name
+            if attributes:
+                layer.attributes = attributes
+            _REGISTRY[type_name] = layer
+        else:
+            _REGISTRY[type_name] = _from_function(type_name, layer, attributes)
+        return layer
+
+    return register
+
+
+def built_in(type_name: str) -> Callable[[L], L]:
+    """``register_layer`` for the types that jaffe ships: their settings are checked against the schema."""
+    _BUILT_IN.add(type_name)
+    return register_layer(type_name)
+
+
+@contextmanager
+def temporary_layers() -> Iterator[None]:
+    """Layer types registered inside are forgotten at the end: for tests and notebooks."""
+    saved = dict(_REGISTRY)
+    try:
+        yield
+    finally:
+        _REGISTRY.clear()
+        _REGISTRY.update(saved)
+
+
+def layer_types() -> list[str]:
+    """The names of all registered layer types, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_layer(node: Node) -> Layer:
+    """The layer of a node. Raises SpecError for an unknown type, wrong blob counts or foreign settings."""
+    return _REGISTRY[node.type](node)
+
+
+def check_types(nodes: Sequence[Node]) -> None:
+    """Refuse a net with unknown layer types, naming all of them at once.
+
+    Raises:
+        SpecError: located at the first; lists every other one.
+    """
+    unknown = [node for node in nodes if node.type not in _REGISTRY]
+    if not unknown:
+        return
+    first, *rest = unknown
+    others = dict.fromkeys(node.type for node in rest if node.type != first.type)
+    also = "; also unknown in this net: " + ", ".join(f"{t!r}{suggest(t, _REGISTRY)}" for t in others) if others else ""
+    near = suggest(first.type, _REGISTRY) or "; jaffe.register_layer adds types of your own"
+    raise first.error(f"unknown layer type {first.type!r}{near}{also}")
+
+
+def _from_function(type_name: str, function: Callable[..., Any], defaults: Mapping[str, Any]) -> type[Layer]:
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    least = sum(p.default is p.empty for p in positional)
+
+    def call(layer: Layer, bottoms: Sequence[Array]) -> tuple[Array, ...]:
+        tops = function(*bottoms, **layer.settings)
+        return tuple(tops) if isinstance(tops, (tuple, list)) else (tops,)
+
+    class FunctionLayer(Layer):
+        __doc__ = function.__doc__
+        type = type_name
+        bottoms = (least, None if variadic else len(positional))
+        tops = (1, None)
+        attributes = defaults
+
+        def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+            arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in bottoms]
+            try:
+                tops = jax.eval_shape(lambda *xs: call(self, xs), *arrays)
+            except Exception as error:  # whatever the user's function raises is about these shapes
+                shapes = ", ".join(map(str, bottoms))
+                raise self.node.error(f"{type_name} failed on bottoms of shape {shapes}: {error}") from error
+            if len(tops) != len(self.node.tops):
+                raise self.node.error(f"{type_name} returns {len(tops)} tops; found {len(self.node.tops)}")
+            return [tuple(top.shape) for top in tops]
+
+        def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+            return call(self, bottoms)
+
+    FunctionLayer.__name__ = FunctionLayer.__qualname__ = type_name
+    return FunctionLayer
+
+
+def _attributes(node: Node, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer's ``attribute`` entries over their defaults, converted to the defaults' types."""
+    settings = dict(defaults)
+    for attribute in node.proto.attribute:
+        name = attribute.name
+        if name not in defaults:
+            known = f"; known: {', '.join(sorted(defaults))}" if defaults else "; it has none"
+            raise node.error(f"{node.type} has no attribute {name!r}{suggest(name, defaults) or known}")
+        values: list[Any] = list(attribute.text) or list(attribute.number)
+        default = defaults[name]
+        one = default[0] if isinstance(default, (list, tuple)) and default else default
+        if bool(attribute.text) != isinstance(one, str):
+            raise node.error(f"attribute {name!r}: expected {'text' if isinstance(one, str) else 'number'}; "
+                             f"found {values}")
+        if isinstance(one, (bool, int)):
+            values = [type(one)(value) for value in values]
+        if isinstance(default, (list, tuple)):
+            settings[name] = values
+        elif len(values) == 1:
+            settings[name] = values[0]
+        else:
+            raise node.error(f"attribute {name!r}: expected one value; found {values}")
+    return settings
+
+
+__all__ = [
+    "Array", "Context", "Layer", "Shape", "SpecError", "Weight", "built_in", "check_types",
+    "layer_types", "make_layer", "register_layer", "temporary_layers",
+]

@@ -1,0 +1,202 @@
+"""Losses and Accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.netdef.jaffe_pb2 import LossParameter
+
+_LEAST = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
+
+
+def _normaliser(layer: Layer, mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
+    """What a summed loss is divided by, never less than 1."""
+    by_mode: dict[int, Array | int] = {
+        LossParameter.FULL: full,
+        LossParameter.VALID: valid,
+        LossParameter.BATCH_SIZE: batch,
+        LossParameter.NONE: 1,
+    }
+    count = by_mode[mode]
+    return max(1, count) if isinstance(count, int) else jnp.maximum(1, count)
+
+
+def _mode(layer: Layer, fallback: int) -> int:
+    """``normalization`` if given; else ``normalize`` (true VALID, false BATCH_SIZE); else the layer's own."""
+    p = layer.node.proto.loss_param
+    if p.HasField("normalization"):
+        return p.normalization
+    if p.HasField("normalize"):
+        return LossParameter.VALID if p.normalize else LossParameter.BATCH_SIZE
+    return fallback
+
+
+def _labels(label: Array, classes: int, shape: Shape) -> Array:
+    """Labels truncated to integers; those out of range become ``classes``, which gathers read as NaN."""
+    label = label.reshape(shape).astype(jnp.int32)
+    return jnp.where((label < 0) | (label >= classes), classes, label)
+
+
+def _check_first_axis(layer: Layer, bottoms: Sequence[Shape]) -> None:
+    a, b = bottoms[0], bottoms[1]
+    if not a or not b or a[0] != b[0]:
+        raise layer.node.error(f"bottoms have one first axis (the batch); found {a} and {b}")
+
+
+def _check_labels(layer: Layer, scores: Shape, labels: Shape, axis: int) -> None:
+    expected = scores[:axis] + scores[axis + 1 :]
+    if math.prod(labels) != math.prod(expected):
+        raise layer.node.error(f"expected one label for each of {math.prod(expected)} predictions {expected}; "
+                               f"found {math.prod(labels)} labels {labels}")
+
+
+@built_in("SoftmaxWithLoss")
+class SoftmaxWithLoss(Layer):
+    """Multinomial logistic loss of the softmax: ``-sum of log(max(p[label], FLT_MIN)) / Z``, p along ``axis``.
+
+    Shapes: scores (N, K, ...), labels (N, ...) -> (), and optionally p, shaped as the scores.
+    Z by ``loss_param.normalization``: VALID (default) the labels that are not ``ignore_label``; FULL all labels;
+    BATCH_SIZE N; NONE 1; never less than 1. Ignored labels add nothing. A label outside 0..K-1 gives NaN.
+    Source: Caffe 1.0, ``softmax_loss_layer.cpp``.
+    """
+
+    bottoms = (2, 2)
+    tops = (1, 2)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        axis = self.axis(self.node.proto.softmax_param.axis, len(bottoms[0]))
+        _check_labels(self, bottoms[0], bottoms[1], axis)
+        return [(), bottoms[0]][: len(self.node.tops)]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        scores, label = bottoms
+        p = self.node.proto.loss_param
+        axis = self.axis(self.node.proto.softmax_param.axis, scores.ndim)
+        log_p = jnp.moveaxis(jax.nn.log_softmax(scores, axis), axis, -1)
+        label = lax.stop_gradient(label).reshape(log_p.shape[:-1]).astype(jnp.int32)
+        counted = label != p.ignore_label if p.HasField("ignore_label") else None
+        if counted is not None:
+            label = jnp.where(counted, label, 0)
+        label = _labels(label, log_p.shape[-1], label.shape)
+        picked = jnp.take_along_axis(log_p, label[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
+        # The value stops at log(FLT_MIN) as Caffe's does; the gradient stays p - onehot.
+        loss = -(picked + lax.stop_gradient(jnp.maximum(picked, math.log(_LEAST)) - picked))
+        if counted is not None:
+            loss = jnp.where(counted, loss, 0)
+        valid = loss.size if counted is None else counted.sum()
+        batch = math.prod(scores.shape[:axis])
+        total = loss.sum() / _normaliser(self, _mode(self, LossParameter.VALID), loss.size, valid, batch)
+        if len(self.node.tops) == 1:
+            return [total]
+        return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return 5 * math.prod(bottoms[0])
+
+
+@built_in("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(Layer):
+    """Cross entropy of sigmoids with targets in [0, 1]: ``-sum of t log s(x) + (1 - t) log(1 - s(x)) / Z``.
+
+    Shapes: logits and targets of one count -> (). Z by ``loss_param.normalization``: BATCH_SIZE (default) the
+    first axis; FULL all elements; VALID those whose target is not ``ignore_label``; NONE 1; never less than 1.
+    Source: Caffe 1.0, ``sigmoid_cross_entropy_loss_layer.cpp``. Caffe compares ignore_label with the truncated
+    target, so that 0.7 is ignored with ignore_label 0; here the target itself is compared.
+    """
+
+    bottoms = (2, 2)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        _check_first_axis(self, bottoms)
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.node.error(f"logits and targets have one count; found {bottoms[0]} and {bottoms[1]}")
+        return [()]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        x, target = bottoms[0], lax.stop_gradient(bottoms[1]).reshape(bottoms[0].shape)
+        p = self.node.proto.loss_param
+        positive = jax.nn.relu(x) - x * target
+        loss = positive + jnp.log1p(jnp.exp(-jnp.abs(x)))
+        valid: Array | int = x.size
+        if p.HasField("ignore_label"):
+            counted = target != p.ignore_label
+            loss, valid = jnp.where(counted, loss, 0), counted.sum()
+        mode = _mode(self, LossParameter.BATCH_SIZE)
+        return [loss.sum() / _normaliser(self, mode, x.size, valid, x.shape[0])]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return 7 * math.prod(bottoms[0])
+
+
+@built_in("EuclideanLoss")
+class EuclideanLoss(Layer):
+    """``sum of (a - b)^2 / (2 N)``, N the first axis; the gradient reaches both bottoms.
+
+    Shapes: a and b of one first axis and one count -> (). Source: Caffe 1.0, ``euclidean_loss_layer.cpp``.
+    """
+
+    bottoms = (2, 2)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        _check_first_axis(self, bottoms)
+        if math.prod(bottoms[0]) != math.prod(bottoms[1]):
+            raise self.node.error(f"bottoms have one count; found {bottoms[0]} and {bottoms[1]}")
+        return [()]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        a, b = bottoms
+        return [jnp.square(a - b.reshape(a.shape)).sum() / (2 * a.shape[0])]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return 3 * math.prod(bottoms[0])
+
+
+@built_in("Accuracy")
+class Accuracy(Layer):
+    """Share of labels whose class has fewer than ``top_k`` other classes with a score as large.
+
+    Shapes: scores (N, K, ...), labels (N, ...) -> (), and optionally the recall of each class, (K): 0 for a
+    class without labels. Ties count against. ``ignore_label`` is left out; 0 when nothing is counted.
+    Source: Caffe 1.0, ``accuracy_layer.cpp``. A NaN score counts as wrong here; Caffe counts it as right, so
+    that a diverged net could report accuracy 1.
+    """
+
+    bottoms = (2, 2)
+    tops = (1, 2)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        axis = self.axis(self.p.axis, len(bottoms[0]))
+        _check_labels(self, bottoms[0], bottoms[1], axis)
+        classes = bottoms[0][axis]
+        if not 1 <= self.p.top_k <= classes:
+            raise self.node.error(f"expected top_k from 1 to the number of classes, {classes}; found {self.p.top_k}")
+        return [(), (classes,)][: len(self.node.tops)]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        scores, label = (lax.stop_gradient(bottom) for bottom in bottoms)
+        axis = self.axis(self.p.axis, scores.ndim)
+        scores = jnp.moveaxis(scores, axis, -1)
+        classes = scores.shape[-1]
+        label = label.reshape(scores.shape[:-1]).astype(jnp.int32)
+        counted = jnp.ones(label.shape, bool)
+        if self.p.HasField("ignore_label"):
+            counted = label != self.p.ignore_label
+        label = _labels(label, classes, label.shape)
+        own = jnp.take_along_axis(scores, label[..., None], -1, mode="fill", fill_value=jnp.nan)
+        rivals = (scores >= own).sum(-1) - 1  # the class itself is among them
+        right = counted & (rivals < self.p.top_k) & ~jnp.isnan(own[..., 0])
+        accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
+        tops = [accuracy.astype(scores.dtype)]
+        if len(self.node.tops) == 2:
+            of_class = jax.nn.one_hot(label, classes, dtype=scores.dtype) * counted[..., None]
+            total = of_class.reshape(-1, classes).sum(0)
+            hits = (of_class * right[..., None]).reshape(-1, classes).sum(0)
+            tops.append(hits / jnp.maximum(total, 1))
+        return tops

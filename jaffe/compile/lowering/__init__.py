@@ -1,0 +1,9 @@
+"""How XLA is told to compute an op: one function per candidate, and what chooses among them."""
+
+from jaffe.compile.lowering.convolution import ConvGeometry as ConvGeometry
+from jaffe.compile.lowering.convolution import convolution as convolution
+from jaffe.compile.lowering.pooling import PoolGeometry as PoolGeometry
+from jaffe.compile.lowering.pooling import average_pool as average_pool
+from jaffe.compile.lowering.pooling import max_pool as max_pool
+from jaffe.compile.lowering.pooling import stochastic_pool as stochastic_pool
+from jaffe.compile.lowering.pooling import windows as windows

@@ -1,0 +1,308 @@
+"""compile_net: from a declaration to pure functions."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaffe.compile import layers as _layers  # noqa: F401  registers the layer types
+from jaffe.compile.cost import Cost, Summary, cost, summarise
+from jaffe.compile.fillers import fill
+from jaffe.compile.infer import Inferred, Stored, infer
+from jaffe.compile.layer import Context, Layer, Shape, make_layer
+from jaffe.compile.passes import PIPELINE, PassContext, run
+from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.netdef.graph import Graph, Node
+from jaffe.netdef.resolve import resolve
+from jaffe.netdef.rules import NetState
+from jaffe.netdef.source import Spec, load
+from jaffe.netdef.weights import blob_to_array
+
+if TYPE_CHECKING:
+    from flax import linen
+
+Variables = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
+Blobs = dict[str, jax.Array]
+State = dict[str, dict[str, jax.Array]]
+
+
+def compile_net(
+    spec: Spec,
+    *,
+    phase: str | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+    stages: Sequence[str] = (),
+    level: int = 0,
+    dtype: Any = jnp.float32,
+) -> CompiledNet:
+    """Compile a declared net into pure functions.
+
+    Args:
+        spec: a prototxt path or text, a ``NetParameter`` or a ``NetSpec``.
+        phase: ``"TRAIN"`` or ``"TEST"``; by default what the net's ``state`` says, else TEST.
+        inputs: shapes of inputs that the net leaves open (data layers), or to override declared ones.
+        batch: first axis of every input that ``inputs`` does not name.
+        stages, level: what ``include`` and ``exclude`` rules are held against.
+        dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
+
+    Raises:
+        SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
+        JaffeError: ``inputs`` names what is not an input.
+    """
+    source = load(spec)
+    own = source.net.state
+    if phase is None:
+        phase = "TRAIN" if own.HasField("phase") and own.phase == 0 else "TEST"
+    graph = resolve(source, NetState(phase, level or own.level, (*own.stage, *stages)))
+    shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
+    return CompiledNet(graph, infer(graph, shapes, batch), jnp.dtype(dtype))
+
+
+class CompiledNet:
+    """A net as pure functions of ``(variables, inputs, rng)``; made by ``compile_net``.
+
+    Variables are ``{"params": {layer: {"weight": ..., "bias": ...}}, "state": {layer: {...}}}``, in Caffe's
+    layouts; a parameter that several layers share stands once, under the first. ``jit``, ``grad``, ``vmap``,
+    ``pmap`` and ``jax.export`` work on the methods as on any function.
+
+    Attributes:
+        graph: the resolved net.
+        inputs: shape and dtype of each input, in the order of the net.
+        outputs: names of the blobs that ``apply`` returns, in alphabetical order as Caffe has them.
+        dtype: of weights and blobs.
+    """
+
+    def __init__(self, graph: Graph, inferred: Inferred, dtype: np.dtype):
+        self.graph = graph
+        self.inferred = inferred
+        self.dtype = dtype
+        self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
+        self.outputs = graph.outputs
+        self._programs: dict[frozenset[str], tuple[tuple[Node, Layer], ...]] = {}
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def phase(self) -> str:
+        """``"TRAIN"`` or ``"TEST"``."""
+        return self.graph.phase
+
+    def __repr__(self) -> str:
+        fed = ", ".join(f"{name} {value.shape}" for name, value in self.inputs.items())
+        return f"CompiledNet({self.name or 'unnamed'}, {self.phase}, {fed} -> {', '.join(self.outputs)})"
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Fresh variables: each weight filled as declared, or as the declaration itself stores it (``blobs``).
+
+        A weight's numbers depend on the key and its own name only, not on the other layers.
+        """
+        variables: dict[str, Any] = {"params": {}, "state": {}}
+        for node in self.graph.nodes:
+            for i, stored in enumerate(self.inferred.stored[node.name]):
+                name = stored.weight.name
+                if stored.owner != (node.name, name):
+                    continue
+                group = variables["params" if stored.weight.trained else "state"].setdefault(node.name, {})
+                if node.proto.blobs:
+                    array = blob_to_array(node.proto.blobs[i]).reshape(stored.weight.shape)
+                    group[name] = jnp.asarray(array, self.dtype)
+                else:
+                    one = _fold(key, f"{node.name}/{name}")
+                    group[name] = fill(one, stored.weight.shape, stored.weight.filler, self.dtype)
+        return variables
+
+    def apply(
+        self,
+        variables: Variables,
+        inputs: Mapping[str, Any],
+        rng: jax.Array | None = None,
+        *,
+        blobs: Iterable[str] = (),
+    ) -> tuple[Blobs, State]:
+        """Run the net forward.
+
+        Args:
+            variables: as ``init`` gives them.
+            inputs: an array for each of ``self.inputs``. Sizes other than the declared ones are checked anew.
+            rng: key for Dropout and other random layers; not needed when there are none.
+            blobs: names of inner blobs wanted beside the outputs.
+
+        Returns:
+            The output blobs (and those asked for) by name, and the new state.
+
+        Raises:
+            JaffeError: inputs or variables do not fit the net.
+        """
+        wanted = dict.fromkeys([*self.outputs, *blobs])
+        values = {name: self._value(name) for name in wanted}
+        env, state = self._run(variables, inputs, rng, frozenset(values.values()))
+        return {name: env[value] for name, value in values.items()}, state
+
+    def loss(
+        self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[Blobs, State]]:
+        """The weighted sum of the net's losses; with ``(outputs, new state)`` beside it.
+
+        Use it as ``jax.value_and_grad(net.loss, has_aux=True)(variables, inputs, rng)``. Parameters with
+        ``lr_mult: 0`` and bottoms with ``propagate_down: false`` get no gradient.
+
+        Raises:
+            JaffeError: the net has no loss, or inputs or variables do not fit it.
+        """
+        if not self.loss_tops:
+            raise JaffeError(f"net {self.name!r} has no loss in phase {self.phase}: "
+                             "expected a layer whose type ends in Loss, or a loss_weight")
+        values = {name: self._value(name) for name in self.outputs}
+        env, state = self._run(variables, inputs, rng, frozenset(values.values()) | frozenset(self.loss_tops))
+        total = sum((weight * env[top].sum() for top, weight in self.loss_tops.items()), jnp.zeros((), self.dtype))
+        return total, ({name: env[value] for name, value in values.items()}, state)
+
+    @cached_property
+    def loss_tops(self) -> dict[str, float]:
+        """Values that count in the loss, and their weights."""
+        return {
+            top: weight
+            for node in self.graph.nodes
+            for top, weight in zip(node.tops, node.loss_weights, strict=True)
+            if weight
+        }
+
+    @property
+    def stored(self) -> Mapping[str, tuple[Stored, ...]]:
+        """The stored arrays of each layer, in the order of Caffe's files, with owners and multipliers."""
+        return self.inferred.stored
+
+    def shape(self, blob: str) -> Shape:
+        """The shape of a blob. Raises JaffeError for an unknown name."""
+        return self.inferred.shapes[self._value(blob)]
+
+    def cost(self) -> Cost:
+        """Parameters, output values and floating point operations of each layer, for the declared shapes."""
+        return cost(self.graph, self.inferred)
+
+    def summary(self) -> Summary:
+        """A table of the net: layer, type, inputs, output shape, parameters, FLOPs. Prints as text."""
+        return summarise(self.graph, self.inferred)
+
+    def as_linen(self) -> linen.Module:
+        """The net as a Flax Linen module: ``module.init(key, inputs)``, ``module.apply(variables, inputs)``.
+
+        Its ``"params"`` are those of ``self.init``; BatchNorm's statistics are the collection ``"state"``
+        (``mutable=["state"]`` to train); random layers take ``rngs={"dropout": key}``.
+        """
+        from jaffe.compile.linen import as_linen
+
+        return as_linen(self)
+
+    def program(self, keep: frozenset[str]) -> Graph:
+        """The graph that runs when the values ``keep`` are wanted: after all passes."""
+        context = PassContext(self.inferred, keep, self._effects)
+        return run(self.graph, PIPELINE, context)
+
+    @cached_property
+    def _effects(self) -> frozenset[str]:
+        """Nodes that update state."""
+        return frozenset(
+            node for node, stored in self.inferred.stored.items() if any(not one.weight.trained for one in stored)
+        )
+
+    def _value(self, blob: str) -> str:
+        try:
+            return self.graph.blobs[blob]
+        except KeyError:
+            raise JaffeError(f"the net has no blob {blob!r}{suggest(blob, self.graph.blobs)}") from None
+
+    def _run(
+        self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None, keep: frozenset[str]
+    ) -> tuple[dict[str, jax.Array], State]:
+        """Every value of the net, and the new state."""
+        env = self._feeds(inputs)
+        weights = _WeightReader(self, variables)
+        state: State = {layer: dict(group) for layer, group in variables.get("state", {}).items()}
+        if keep not in self._programs:
+            self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
+        for node, layer in self._programs[keep]:
+            if layer.source:
+                continue
+            bottoms = [env[value] for value in node.bottoms]
+            if not self.graph.force_backward:
+                bottoms = [
+                    x if allowed else lax.stop_gradient(x)
+                    for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
+                ]
+            context = Context(node, None if rng is None else _fold(rng, node.name))
+            with jax.named_scope(node.name.replace("/", ".")):
+                tops, new = layer.apply_with_state(weights(node), bottoms, context)
+            env.update(zip(node.tops, tops, strict=True))
+            if new:
+                state[node.name] = {**state.get(node.name, {}), **new}
+        return env, state
+
+    def _feeds(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        if set(inputs) != set(self.inputs):
+            reads = ", ".join(f"{name} {value.shape}" for name, value in self.inputs.items()) or "nothing"
+            extra = [name for name in inputs if name not in self.inputs]
+            missing = [name for name in self.inputs if name not in inputs]
+            problem = f"no input {extra[0]!r}" if extra else f"input {missing[0]!r} is missing"
+            raise JaffeError(f"{problem}{suggest(extra[0], self.inputs) if extra else ''}; the net reads {reads}")
+        feeds = {name: jnp.asarray(value).astype(self.dtype) for name, value in inputs.items()}
+        shapes = {name: value.shape for name, value in feeds.items()}
+        if shapes != dict(self.inferred.inputs) and all(isinstance(s, int) for shape in shapes.values() for s in shape):
+            self._check_refit(shapes)
+        return feeds
+
+    def _check_refit(self, shapes: Mapping[str, Shape]) -> None:
+        """Other input shapes than declared: the net must still fit, with the same weights."""
+        again = infer(self.graph, shapes)
+        for layer, stored in again.stored.items():
+            for old, new in zip(self.inferred.stored[layer], stored, strict=True):
+                if old.weight.shape != new.weight.shape:
+                    raise self.graph.node(layer).error(
+                        f"with inputs of shape {shapes} its {new.weight.name} would be {new.weight.shape}; expected "
+                        f"{old.weight.shape}, as compiled for {dict(self.inferred.inputs)}"
+                    )
+
+
+class _WeightReader:
+    """The stored arrays of a node, taken from the variables and checked against what the layer expects."""
+
+    def __init__(self, net: CompiledNet, variables: Variables):
+        self.net = net
+        self.variables = variables
+
+    def __call__(self, node: Node) -> dict[str, jax.Array]:
+        result = {}
+        for stored in self.net.inferred.stored[node.name]:
+            array = self._find(node, stored)
+            if stored.lr_mult == 0 and not self.net.graph.force_backward:
+                array = lax.stop_gradient(array)
+            result[stored.weight.name] = array.reshape(stored.weight.shape)
+        return result
+
+    def _find(self, node: Node, stored: Stored) -> jax.Array:
+        group = "params" if stored.weight.trained else "state"
+        layer, name = stored.owner
+        try:
+            array = self.variables[group][layer][name]
+        except (KeyError, TypeError):
+            raise node.error(f"the variables have no {group!r} {layer!r} {name!r}; "
+                             "make them with net.init(key)") from None
+        if np.size(array) != np.prod(stored.weight.shape, dtype=int):
+            raise node.error(f"{group} {layer!r} {name!r}: expected shape {stored.weight.shape}; "
+                             f"found {tuple(np.shape(array))}")
+        return array
+
+
+def _fold(key: jax.Array, name: str) -> jax.Array:
+    """A key of its own for a name, the same in every run and on every machine."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

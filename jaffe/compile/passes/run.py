@@ -1,0 +1,34 @@
+"""What a pass is, and how a list of them is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jaffe.compile.infer import Inferred
+from jaffe.netdef.graph import Graph
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What passes may know beside the graph.
+
+    Attributes:
+        inferred: shapes and layers of the graph before any pass.
+        keep: values that must still be produced: outputs, losses, and what the caller asked for.
+        effects: names of nodes that do more than produce their tops: those that update state.
+    """
+
+    inferred: Inferred
+    keep: frozenset[str]
+    effects: frozenset[str]
+
+
+Pass = Callable[[Graph, PassContext], Graph]
+
+
+def run(graph: Graph, passes: Sequence[Pass], context: PassContext) -> Graph:
+    """Apply the passes in order, checking the graph after each."""
+    for one in passes:
+        graph = one(graph, context).verify()
+    return graph

@@ -1,0 +1,170 @@
+"""From a declaration to a Graph: rules, legacy inputs, in-place blobs, shared parameters, loss weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MappingProxyType
+
+from jaffe.netdef.errors import SpecError, suggest
+from jaffe.netdef.graph import Graph, Node
+from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter
+from jaffe.netdef.rules import NetState, included, phase_name
+from jaffe.netdef.source import NetSource, Spec, load
+
+
+def resolve(spec: Spec, state: NetState | None = None) -> Graph:
+    """Resolve a net declaration for one phase, level and set of stages.
+
+    Args:
+        spec: whatever ``load`` reads.
+        state: defaults to the declaration's own ``state`` field, which defaults to phase TEST.
+
+    Raises:
+        SpecError: naming the layer, where it stands, what was expected and what was found.
+    """
+    source = load(spec)
+    if state is None:
+        own = source.net.state
+        state = NetState(phase_name(own.phase), own.level, tuple(own.stage))
+    builder = _Builder(state)
+    for layer, location in _layers(source):
+        try:
+            keep = included(layer, state)
+        except SpecError as error:
+            raise SpecError(str(error), layer=layer.name, location=location or None) from None
+        if keep:
+            builder.add(layer, location)
+    return builder.graph(source.net)
+
+
+def _layers(source: NetSource) -> Iterator[tuple[LayerParameter, str]]:
+    """The layers with their locations, legacy ``input:`` fields first as one Input layer."""
+    net = source.net
+    if net.layers:
+        raise SpecError(
+            f"is in Caffe's old format ({len(net.layers)} 'layers' entries), which is not read yet; expected 'layer'",
+            location=source.filename or None,
+        )
+    if net.input:
+        yield _legacy_inputs(net, source.filename), source.filename
+    for i, layer in enumerate(net.layer):
+        yield layer, source.location(i)
+
+
+def _legacy_inputs(net: NetParameter, filename: str) -> LayerParameter:
+    """``input: "data" input_dim: ...`` (four numbers each) or ``input_shape`` as an Input layer."""
+    layer = LayerParameter(name="input", type="Input", top=net.input)
+    if net.input_dim:
+        if len(net.input_dim) != 4 * len(net.input):
+            raise SpecError(
+                f"expected 4 input_dim for each input ({4 * len(net.input)}); found {len(net.input_dim)}",
+                location=filename or None,
+            )
+        for i in range(len(net.input)):
+            layer.input_param.shape.add(dim=net.input_dim[4 * i : 4 * i + 4])
+    elif net.input_shape:
+        if len(net.input_shape) != len(net.input):
+            raise SpecError(
+                f"expected an input_shape for each input ({len(net.input)}); found {len(net.input_shape)}",
+                location=filename or None,
+            )
+        layer.input_param.shape.extend(net.input_shape)
+    return layer
+
+
+class _Builder:
+    """Adds layers one by one, keeping the values that blob names stand for at that point of the file."""
+
+    def __init__(self, state: NetState):
+        self.state = state
+        self.nodes: list[Node] = []
+        self.current: dict[str, str] = {}  # blob name -> its value so far
+        self.writers: dict[str, str] = {}  # blob name -> layer that first wrote it
+        self.versions: dict[str, int] = {}  # blob name -> times written
+        self.read: set[str] = set()  # values that some layer has read
+        self.owners: dict[str, tuple[str, int]] = {}  # parameter name -> (layer, index)
+
+    def add(self, layer: LayerParameter, location: str) -> None:
+        name = self._unique(layer.name or f"{layer.type}{len(self.nodes) + 1}")
+
+        def error(problem: str) -> SpecError:
+            return SpecError(problem, layer=name, location=location or None)
+
+        if not layer.type:
+            raise error("has no type")
+        bottoms = []
+        for blob in layer.bottom:
+            if blob not in self.current:
+                near = suggest(blob, self.current)
+                raise error(f"bottom {blob!r} is not produced by any earlier layer{near}")
+            bottoms.append(self.current[blob])
+        if layer.propagate_down and len(layer.propagate_down) != len(bottoms):
+            raise error(f"expected one propagate_down for each of {len(bottoms)} bottoms; "
+                        f"found {len(layer.propagate_down)}")
+        self.read.update(bottoms)
+        tops = list(layer.top)
+        if layer.type.endswith("Loss") and not tops:
+            tops = [name if name not in self.current else f"{name}.loss"]  # Caffe's anonymous automatic top
+        values = tuple(self._write(top, i, layer, name, error) for i, top in enumerate(tops))
+        self.nodes.append(Node(
+            name=name,
+            type=layer.type,
+            proto=layer,
+            bottoms=tuple(bottoms),
+            tops=values,
+            phase=phase_name(layer.phase) if layer.HasField("phase") else self.state.phase,
+            loss_weights=self._loss_weights(layer, len(values), error),
+            shared=MappingProxyType(self._shared(layer, name)),
+            location=location,
+        ))
+
+    def _unique(self, name: str) -> str:
+        """Caffe lets two layers have one name; here the second is called ``name#2``."""
+        taken = {node.name for node in self.nodes}
+        candidate, count = name, 1
+        while candidate in taken:
+            count += 1
+            candidate = f"{name}#{count}"
+        return candidate
+
+    def _write(self, blob: str, index: int, layer: LayerParameter, name: str, error) -> str:
+        in_place = index < len(layer.bottom) and layer.bottom[index] == blob
+        if blob in self.current and not in_place:
+            raise error(f"top {blob!r} is already produced by layer {self.writers[blob]!r}; "
+                        f"give it another name, or make it bottom {index} too (in place)")
+        version = self.versions.get(blob, -1) + 1
+        self.versions[blob] = version
+        self.writers.setdefault(blob, name)
+        self.current[blob] = f"{blob}#{version}" if version else blob
+        return self.current[blob]
+
+    def _loss_weights(self, layer: LayerParameter, tops: int, error) -> tuple[float, ...]:
+        """As declared; else 1 for the first top of a layer whose type ends in Loss, and 0."""
+        if layer.loss_weight:
+            if len(layer.loss_weight) != tops:
+                raise error(f"expected one loss_weight for each of {tops} tops; found {len(layer.loss_weight)}")
+            return tuple(layer.loss_weight)
+        first = 1.0 if layer.type.endswith("Loss") else 0.0
+        return (first,) + (0.0,) * (tops - 1) if tops else ()
+
+    def _shared(self, layer: LayerParameter, name: str) -> dict[int, tuple[str, int]]:
+        shared = {}
+        for i, param in enumerate(layer.param):
+            if param.name:
+                owner = self.owners.setdefault(param.name, (name, i))
+                if owner != (name, i):
+                    shared[i] = owner
+        return shared
+
+    def graph(self, net: NetParameter) -> Graph:
+        if not self.nodes:
+            raise SpecError(f"net {net.name!r} has no layers in phase {self.state.phase}")
+        outputs = sorted(blob for blob, value in self.current.items() if value not in self.read)
+        return Graph(
+            name=net.name,
+            phase=self.state.phase,
+            nodes=tuple(self.nodes),
+            outputs=tuple(outputs),
+            blobs=MappingProxyType(dict(self.current)),
+            force_backward=net.force_backward,
+        ).verify()

@@ -1,0 +1,105 @@
+"""A net declaration and where its layers stand: read from a file, a text, a message or a NetSpec."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from google.protobuf.message import DecodeError
+
+from jaffe.netdef.errors import SpecError
+from jaffe.netdef.jaffe_pb2 import NetParameter
+from jaffe.netdef.text import format_text, layer_lines, parse_text
+
+_BINARY_SUFFIXES = {".caffemodel", ".binaryproto", ".pb"}
+
+
+@dataclass(frozen=True)
+class NetSource:
+    """A ``NetParameter`` and, for each of its layers, where it was written (``file:line`` or ``""``)."""
+
+    net: NetParameter
+    locations: tuple[str, ...] = ()
+    filename: str = ""
+
+    def location(self, layer: int) -> str:
+        return self.locations[layer] if layer < len(self.locations) else self.filename
+
+
+@runtime_checkable
+class HasSource(Protocol):
+    """Anything that can be made into a net: ``NetSpec`` is one."""
+
+    def source(self) -> NetSource: ...
+
+
+Spec: TypeAlias = str | os.PathLike[str] | NetParameter | NetSource | HasSource
+
+
+def load(spec: Spec) -> NetSource:
+    """Read a net declaration, whatever form it comes in.
+
+    Args:
+        spec: path of a ``.prototxt`` (text) or ``.caffemodel``/``.binaryproto``/``.pb`` (binary) file;
+            prototxt itself (a string with a brace or a newline); a ``NetParameter``; a ``NetSpec``.
+
+    Raises:
+        SpecError: the file is missing or is not a net; the message has file, line and column.
+        TypeError: ``spec`` is of another type.
+    """
+    if isinstance(spec, NetSource):
+        return spec
+    if isinstance(spec, NetParameter):
+        return NetSource(spec)
+    if isinstance(spec, HasSource):
+        return spec.source()
+    if isinstance(spec, str) and ("{" in spec or "\n" in spec):
+        return from_text(spec)
+    if isinstance(spec, (str, os.PathLike)):
+        return from_file(Path(spec))
+    raise TypeError(
+        f"a net is a path, prototxt, a NetParameter or a NetSpec; received {type(spec).__name__}"
+    )
+
+
+def from_text(text: str, filename: str = "<text>") -> NetSource:
+    """Parse a net from prototxt. Raises SpecError as ``load`` does."""
+    net = parse_text(text, NetParameter, filename)
+    lines = layer_lines(text)
+    return NetSource(net, tuple(f"{filename}:{line}" for line in lines), filename)
+
+
+def from_file(path: Path) -> NetSource:
+    """Read a net from a text or binary file, chosen by its suffix. Raises SpecError as ``load`` does."""
+    content = read_bytes(path)
+    if path.suffix in _BINARY_SUFFIXES:
+        try:
+            return NetSource(NetParameter.FromString(content), filename=path.name)
+        except DecodeError:
+            raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
+    try:
+        return from_text(content.decode(), path.name)
+    except UnicodeDecodeError:
+        raise SpecError(
+            "is not text; a binary net ends in .caffemodel, .binaryproto or .pb", location=str(path)
+        ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises SpecError when it cannot be read, in place of an OSError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", location=str(path)) from None
+
+
+def write_text(net: NetParameter, path: str | os.PathLike[str]) -> None:
+    """Write a net as prototxt."""
+    Path(path).write_text(format_text(net))
+
+
+def write_binary(net: NetParameter, path: str | os.PathLike[str]) -> None:
+    """Write a net in protobuf's wire format, as Caffe's ``.caffemodel`` files are."""
+    Path(path).write_bytes(net.SerializeToString())

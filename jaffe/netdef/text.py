@@ -1,0 +1,90 @@
+"""Reading and writing prototxt, with errors and layers located by file and line."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.message import Message
+
+from jaffe.netdef import jaffe_pb2
+from jaffe.netdef.errors import SpecError, suggest
+
+M = TypeVar("M", bound=Message)
+
+_TOKEN = re.compile(
+    r"""(?P<comment>\#[^\n]*)
+      | (?P<string>"(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*')
+      | (?P<newline>\n)
+      | (?P<open>[{<]) | (?P<close>[}>])
+      | (?P<word>[A-Za-z_]\w*)""",
+    re.VERBOSE,
+)
+
+
+def parse_text(text: str, message_class: type[M], filename: str = "<text>") -> M:
+    """Parse prototxt.
+
+    Raises:
+        SpecError: naming file, line and column, and the nearest known name for a misspelt one.
+    """
+    try:
+        return text_format.Parse(text, message_class())
+    except text_format.ParseError as error:
+        line, column = error.GetLine(), error.GetColumn()
+        problem = re.sub(r"^\d+:\d+ ?: ?", "", str(error)).rstrip(".")
+        place = filename if line is None else f"{filename}:{line}:{column}"
+        raise SpecError(_explain(problem), location=place) from None
+    except (UnicodeError, RecursionError, ValueError) as error:
+        raise SpecError(f"is not prototxt: {error}", location=filename) from None
+
+
+def format_text(message: Message) -> str:
+    """The message as prototxt, in schema order; reading it back gives an equal message."""
+    return text_format.MessageToString(message)
+
+
+def layer_lines(text: str, field: str = "layer") -> list[int]:
+    """The 1-based line on which each top-level ``layer { ... }`` block of a prototxt begins.
+
+    protobuf keeps no positions of what it has parsed, so this walks over the tokens once; blocks come
+    out in the order in which the parser puts them into the repeated field.
+    """
+    lines: list[int] = []
+    line, depth, word, word_line = 1, 0, "", 1
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        if kind == "newline":
+            line += 1
+        elif kind == "word":
+            word, word_line = token.group(), line
+        elif kind == "open":
+            if depth == 0 and word == field:
+                lines.append(word_line)
+            depth += 1
+        elif kind == "close":
+            depth -= 1
+    return lines
+
+
+def _explain(problem: str) -> str:
+    """protobuf's own message, in plain words and with the nearest known name."""
+    found = re.match(r'Message type "(\S+)" has no field named "(\w+)"', problem)
+    if found:
+        message, name = found.groups()
+        fields = descriptor_pool.Default().FindMessageTypeByName(message).fields_by_name
+        short = message.removeprefix("jaffe.")
+        return f"{short} has no field {name!r}{suggest(name, fields)}"
+    found = re.match(r'Enum type "(\S+)" has no value named (\S+)', problem)
+    if found:
+        enum, name = found.groups()
+        values = descriptor_pool.Default().FindEnumTypeByName(enum).values_by_name
+        near = suggest(name, values) or f"; known values: {', '.join(values)}"
+        return f"{enum.removeprefix('jaffe.')} has no value {name!r}{near}"
+    return problem.replace("jaffe.", "")
+
+
+def read_solver(text: str, filename: str = "<text>") -> jaffe_pb2.SolverParameter:
+    """Parse a solver prototxt. Raises SpecError as ``parse_text`` does."""
+    return parse_text(text, jaffe_pb2.SolverParameter, filename)
