@@ -18,11 +18,19 @@ _BINARY_SUFFIXES = {".caffemodel", ".binaryproto", ".pb"}
 
 @dataclass(frozen=True)
 class NetSource:
-    """A ``NetParameter`` and, for each of its layers, where it was written (``file:line`` or ``""``)."""
+    """A ``NetParameter`` and where it comes from.
+
+    Attributes:
+        net: the declaration.
+        locations: for each of its layers ``file:line``, or ``""``.
+        filename: name of the file, or ``""``.
+        directory: folder of the file, where relative paths in it are looked for.
+    """
 
     net: NetParameter
     locations: tuple[str, ...] = ()
     filename: str = ""
+    directory: Path = Path()
 
     def location(self, layer: int) -> str:
         return self.locations[layer] if layer < len(self.locations) else self.filename
@@ -64,11 +72,11 @@ def load(spec: Spec) -> NetSource:
     )
 
 
-def from_text(text: str, filename: str = "<text>") -> NetSource:
+def from_text(text: str, filename: str = "<text>", directory: Path = Path()) -> NetSource:
     """Parse a net from prototxt. Raises SpecError as ``load`` does."""
     net = parse_text(text, NetParameter, filename)
     lines = layer_lines(text)
-    return NetSource(net, tuple(f"{filename}:{line}" for line in lines), filename)
+    return NetSource(net, tuple(f"{filename}:{line}" for line in lines), filename, directory)
 
 
 def from_file(path: Path) -> NetSource:
@@ -76,11 +84,11 @@ def from_file(path: Path) -> NetSource:
     content = read_bytes(path)
     if path.suffix in _BINARY_SUFFIXES:
         try:
-            return NetSource(NetParameter.FromString(content), filename=path.name)
+            return NetSource(NetParameter.FromString(content), filename=path.name, directory=path.parent)
         except DecodeError:
             raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
     try:
-        return from_text(content.decode(), path.name)
+        return from_text(content.decode(), path.name, path.parent)
     except UnicodeDecodeError:
         raise SpecError(
             "is not text; a binary net ends in .caffemodel, .binaryproto or .pb", location=str(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaffe.compile.fillers import constant
@@ -40,7 +41,8 @@ class LRN(Layer):
             mean = average_pool(x * x, PoolGeometry((size, size), (1, 1), (reach, reach)))
             return [x * (1 + p.alpha * mean) ** -p.beta]
         total = lax.reduce_window(
-            x * x, jnp.zeros((), x.dtype), lax.add, (1, size, 1, 1), (1, 1, 1, 1), [(0, 0), (reach, reach), (0, 0), (0, 0)]
+            x * x, np.zeros((), x.dtype)[()], lax.add,
+            (1, size, 1, 1), (1, 1, 1, 1), [(0, 0), (reach, reach), (0, 0), (0, 0)],
         )
         return [x * (p.k + p.alpha / size * total) ** -p.beta]
 

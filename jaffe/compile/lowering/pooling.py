@@ -102,6 +102,7 @@ def stochastic_pool(x: jax.Array, geometry: PoolGeometry, key: jax.Array | None)
 
 def _reduce(x, init, op, geometry: PoolGeometry) -> jax.Array:
     pads = [geometry.padding(x.shape[2], 0), geometry.padding(x.shape[3], 1)]
+    # A NumPy scalar: under jit a JAX one would hide from XLA's rules which reduction this is.
     return lax.reduce_window(
-        x, jnp.asarray(init, x.dtype), op, (1, 1, *geometry.kernel), (1, 1, *geometry.stride), [(0, 0), (0, 0), *pads]
+        x, np.array(init, x.dtype)[()], op, (1, 1, *geometry.kernel), (1, 1, *geometry.stride), [(0, 0), (0, 0), *pads]
     )

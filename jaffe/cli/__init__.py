@@ -1,0 +1,36 @@
+"""The ``jaffe`` command. Modules here import nothing heavy at the top: ``jaffe --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from jaffe.cli.devices import devices
+from jaffe.cli.summary import summary
+from jaffe.cli.test import test
+from jaffe.cli.time import time
+from jaffe.cli.train import train
+from jaffe.netdef.errors import JaffeError
+
+app = typer.Typer(
+    help="A network is data: train, test, time and look at nets declared in Caffe's prototxt.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (train, test, summary, time, devices):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a wrong net, file or setting ends with its message and exit status 1."""
+    try:
+        app()
+    except JaffeError as error:
+        print(f"jaffe: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("jaffe: interrupted", file=sys.stderr)
+        sys.exit(130)

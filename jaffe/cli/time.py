@@ -1,0 +1,31 @@
+"""jaffe time"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jaffe.cli.options import Device, Inputs, Model, Phase, parse_shapes, read_model, use_device
+
+
+def time(
+    model: Model = "",
+    phase: Phase = "TRAIN",
+    inputs: Inputs = [],  # noqa: B006  typer copies it
+    iterations: Annotated[int, typer.Option(min=1, help="Runs of each; the median is shown.")] = 50,
+    device: Device = "",
+) -> None:
+    """Time a net, whole and layer by layer, forward and backward, on random input."""
+    from rich.console import Console
+
+    from jaffe.compile import compile_net
+    from jaffe.train.timing import time_layers, time_net, timing_table
+
+    use_device(device)
+    net = compile_net(read_model(model), phase=phase, inputs=parse_shapes(inputs))
+    whole = time_net(net, iterations)
+    console = Console()
+    console.print(timing_table(time_layers(net, iterations), whole))
+    console.print("Layers are timed one by one, each in a program of its own; the whole net is one program, "
+                  "in which XLA joins layers and leaves out what no gradient needs.")

@@ -1,0 +1,102 @@
+"""jaffe train"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jaffe.cli.options import Device, use_device
+
+DEFAULT_RECIPE = "lenet"
+
+
+def train(
+    solver: Annotated[str, typer.Option(help="Solver prototxt.", show_default=False)] = "",
+    recipe: Annotated[str, typer.Option(help="A zoo recipe; without --solver, lenet.", show_default=False)] = "",
+    model: Annotated[str, typer.Option(help="Net prototxt, in place of the solver's.", show_default=False)] = "",
+    data: Annotated[str, typer.Option(help="tfds:NAME, lmdb:PATH or npz:PATH, in place of the data layers' files.",
+                                      show_default=False)] = "",
+    test_data: Annotated[str, typer.Option(help="The same for the test nets.", show_default="as --data")] = "",
+    weights: Annotated[str, typer.Option(help="Fine-tune from .caffemodel files, separated by commas.",
+                                         show_default=False)] = "",
+    snapshot: Annotated[str, typer.Option(help="Go on from a snapshot: a folder iter_N, or a folder of them.",
+                                          show_default=False)] = "",
+    iterations: Annotated[int, typer.Option(min=0, help="Stop at this iteration, in place of max_iter.",
+                                            show_default=False)] = 0,
+    output: Annotated[str, typer.Option(help="Prefix of what is written, in place of snapshot_prefix.",
+                                        show_default=False)] = "",
+    device: Device = "",
+) -> None:
+    """Train a net. Without options: LeNet on handwritten digits."""
+    from jaffe.netdef.errors import JaffeError
+
+    if solver and recipe:
+        raise JaffeError("--solver excludes --recipe; use one")
+    if weights and snapshot:
+        raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
+    use_device(device)
+    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output)
+
+
+def run(
+    solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
+    iterations: int, output: str,
+) -> None:
+    """Build the solver from the options, run it, and say what came of it."""
+    import time
+    from typing import Any
+
+    from rich.console import Console
+
+    from jaffe.train import ConsoleReporter, Solver
+    from jaffe.zoo import recipe as find_recipe
+
+    console = Console(soft_wrap=True, highlight=False)
+    settings: dict[str, Any] = {"max_iter": iterations} if iterations else {}
+    spec: Any = solver
+    if not solver:
+        found = find_recipe(recipe or DEFAULT_RECIPE)
+        spec, data = found.solver_proto(), data or found.data
+        settings["snapshot_prefix"] = output or f"runs/{found.name}/{found.name}"
+        console.print(f"[bold]{found.name}[/bold]: {found.about}")
+    elif output:
+        settings["snapshot_prefix"] = output
+    by_phase: Any = {"train": data, "test": test_data or data} if data else None
+    job = Solver(
+        spec, net=model or None, data=by_phase, weights=weights or None, reporter=ConsoleReporter(console), **settings
+    )
+    console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
+    began = time.perf_counter()
+    job.run(snapshot or None)
+    _tell(console, job, time.perf_counter() - began, solver or f"--recipe {recipe or DEFAULT_RECIPE}")
+
+
+def _tell(console, job, seconds: float, how: str) -> None:
+    """What the run came to, what was written, and what to try next."""
+    from jaffe.train.report import final_table
+
+    rows = {"iterations": str(job.iteration), "time": f"{seconds:.1f} s"}
+    training, tests = job.metrics.training(), job.metrics.tests()
+    if training:
+        rows["training loss"] = f"{training[-1]['loss']:.4g}"
+    for row in tests[-len(job.tests):] if tests else []:
+        for name, value in row.items():
+            if isinstance(value, float) and name not in ("iteration", "elapsed"):
+                rows[f"test {name}"] = f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
+    console.print()
+    console.print(final_table(rows))
+    if job.snapshots is None:
+        return
+    written = [job.metrics.path, job.metrics.path.with_name(job.metrics.path.name.replace("metrics.jsonl",
+               "curves.png")), job.snapshots.directory]
+    console.print("\nwritten")
+    for path in written:
+        if path.exists():
+            console.print(f"  {path}")
+    where = f"--solver {how}" if not how.startswith("--") else how
+    console.print(f"""
+try next
+  jaffe train {where} --snapshot {job.snapshots.directory} --iterations {2 * job.iteration}
+  jaffe summary --model lenet
+  jaffe train --recipe mlp""")

@@ -1,0 +1,79 @@
+"""Test nets: their weights come from the training net, by layer name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaffe.compile.net import CompiledNet
+from jaffe.netdef.errors import JaffeError
+from jaffe.train.data.feed import Feed
+from jaffe.train.step import make_test_step
+
+
+class Evaluation:
+    """Runs a net over batches and averages what it puts out.
+
+    Args:
+        net: in phase TEST.
+        feed: its data.
+        iterations: batches in one evaluation, always the first ones of the feed.
+        key: for layers that are random in phase TEST too, and for weights that no one gives.
+    """
+
+    def __init__(self, net: CompiledNet, feed: Feed, iterations: int, key: jax.Array):
+        self.net = net
+        self.feed = feed
+        self.iterations = iterations
+        self.key = key
+        self._own: Any = None
+        self._step = jax.jit(make_test_step(net, feed.fetch))
+
+    def run(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, float | list[float]]:
+        """Mean of each output over the batches; a vector stays a list.
+
+        Args:
+            variables: the net's own, or those of ``from_net``, whose layers of the same names are taken.
+        """
+        return self.summarise(self.start(variables, from_net))
+
+    def start(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, jax.Array]:
+        """Begin: dispatch every batch and return the sums, still being computed."""
+        if from_net is not None:
+            if self._own is None:
+                self._own = self.net.init(self.key)
+            variables = share(from_net, variables, self.net, self._own)
+        totals: dict[str, jax.Array] = {}
+        batches: Iterator[Any] = self.feed.batches()
+        for i in range(self.iterations):
+            outputs, _ = self._step(variables, self.feed.resident, next(batches), jax.random.fold_in(self.key, i))
+            for name, value in outputs.items():
+                totals[name] = totals[name] + value if name in totals else value
+        return totals
+
+    def summarise(self, totals: dict[str, jax.Array]) -> dict[str, float | list[float]]:
+        """Wait for the sums and divide them."""
+        means = {name: np.asarray(total) / self.iterations for name, total in totals.items()}
+        return {name: mean.item() if mean.size == 1 else mean.ravel().tolist() for name, mean in means.items()}
+
+
+def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> dict[str, Any]:
+    """Variables for ``net`` from those of another net, for every layer that both have.
+
+    Raises:
+        JaffeError: a layer's weights have other shapes in the two nets.
+    """
+    result = {group: {layer: dict(arrays) for layer, arrays in own[group].items()} for group in own}
+    for layer, mine in net.stored.items():
+        for one, other in zip(mine, from_net.stored.get(layer, ()), strict=False):
+            if one.weight.shape != other.weight.shape:
+                raise JaffeError(f"layer {layer!r}: {one.weight.name} is {other.weight.shape} in phase "
+                                 f"{from_net.phase} and {one.weight.shape} in phase {net.phase}; expected one shape")
+            group = "params" if one.weight.trained else "state"
+            value = variables[group][other.owner[0]][other.owner[1]]
+            result[group][one.owner[0]][one.owner[1]] = jnp.reshape(value, one.weight.shape)
+    return result

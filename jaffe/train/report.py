@@ -1,0 +1,172 @@
+"""What a run tells: progress on the console, and a metrics file of JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jaffe.netdef.errors import JaffeError
+
+
+class Reporter(Protocol):
+    """What the solver tells while it runs. Iterations are counted as Caffe counts them, from 0."""
+
+    def start(self, iteration: int, max_iter: int) -> None: ...
+
+    def advanced(self, iteration: int) -> None: ...
+
+    def trained(self, row: Mapping[str, Any]) -> None: ...
+
+    def tested(self, row: Mapping[str, Any]) -> None: ...
+
+    def saved(self, path: Path) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Tells nothing."""
+
+    def start(self, iteration: int, max_iter: int) -> None: ...
+
+    def advanced(self, iteration: int) -> None: ...
+
+    def trained(self, row: Mapping[str, Any]) -> None: ...
+
+    def tested(self, row: Mapping[str, Any]) -> None: ...
+
+    def saved(self, path: Path) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class ConsoleReporter:
+    """A progress bar with loss, accuracy, images/s and time left; plain lines where output is not a terminal."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(file=sys.stdout)
+        self.bar: Progress | None = None
+
+    def start(self, iteration: int, max_iter: int) -> None:
+        if not self.console.is_terminal:
+            return
+        self.bar = Progress(
+            TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+            TimeRemainingColumn(), console=self.console,
+        )
+        self.status: dict[str, str] = {}
+        self.task = self.bar.add_task("", total=max_iter, completed=iteration)
+        self.bar.start()
+
+    def advanced(self, iteration: int) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=iteration)
+
+    def trained(self, row: Mapping[str, Any]) -> None:
+        self._show(loss=f"{row['loss']:.4g}", speed=f"{row['images_per_second']:,.0f} images/s")
+        if not self.bar:
+            self.console.print(f"iteration {row['iteration']:>6}  loss {row['loss']:.6g}  lr {row['lr']:.4g}  "
+                               f"{row['images_per_second']:,.0f} images/s", highlight=False)
+
+    def tested(self, row: Mapping[str, Any]) -> None:
+        results = {key: value for key, value in row.items() if key not in ("iteration", "test", "elapsed")}
+        if "accuracy" in results:
+            self._show(accuracy=f"test accuracy {results['accuracy']:.2%}")
+        text = "  ".join(f"{name} {_number(value)}" for name, value in results.items())
+        self.console.print(f"iteration {row['iteration']:>6}  test {text}", highlight=False)
+
+    def saved(self, path: Path) -> None:
+        self.console.print(f"snapshot  {path}", highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _show(self, **parts: str) -> None:
+        if self.bar:
+            if "loss" in parts:
+                parts["loss"] = f"loss {parts['loss']}"
+            self.status.update(parts)
+            self.bar.update(self.task, description="  ".join(self.status.values()))
+
+
+class Metrics:
+    """The metrics file: one JSON object a line, kept in memory too for curves and tables.
+
+    Args:
+        path: ``None`` keeps them in memory only.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._file: IO[str] | None = None
+        self._began = time.perf_counter()
+
+    def resume(self, iteration: int) -> None:
+        """Take up an earlier run's file: keep the rows before this iteration, drop what came after.
+
+        Raises:
+            JaffeError: the file is not one of ours.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for number, line in enumerate(self.path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                if row["iteration"] < iteration:
+                    kept.append(row)
+            except (ValueError, KeyError, TypeError):
+                if line is not None and number == len(self.path.read_text().splitlines()):
+                    break  # a run that died while writing
+                raise JaffeError(f"{self.path}:{number} is not a row of metrics; move the file away") from None
+        self.rows = kept
+        self._began -= kept[-1].get("elapsed", 0.0) if kept else 0.0
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write a row, with the seconds since the run began; returns it as written. NaN becomes null."""
+        row = {**row, "elapsed": round(time.perf_counter() - self._began, 3)}
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self.rows.append(clean)
+        if self.path is not None:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("a" if len(self.rows) > 1 else "w")
+            self._file.write(json.dumps(clean) + "\n")
+            self._file.flush()
+        return row
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def tests(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "test" in row]
+
+    def training(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows if "test" not in row]
+
+
+def final_table(rows: Mapping[str, str]) -> Table:
+    """What a run came to, as a two-column table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

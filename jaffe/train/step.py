@@ -1,0 +1,99 @@
+"""One training iteration as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from jaffe.compile.net import CompiledNet
+
+Fetch = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+        iteration: updates made so far, a scalar.
+        params: the net's ``"params"``.
+        net_state: the net's ``"state"``.
+        opt_state: of the optax chain.
+        key: of the whole run; iteration i uses ``fold_in(key, i)``.
+    """
+
+    iteration: jax.Array
+    params: Any
+    net_state: Any
+    opt_state: Any
+    key: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "state": self.net_state}
+
+
+def make_train_step(
+    net: CompiledNet, optimizer: optax.GradientTransformation, fetch: Fetch, iter_size: int = 1
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """A pure function ``(state, resident, batch) -> (new state, metrics)``, ready for ``jit`` with ``state`` donated.
+
+    It gathers and transforms the batch (``fetch``), runs the net forward and backward ``iter_size`` times, adds
+    the gradients up, and updates.
+
+    Args:
+        fetch: ``(resident, batch, key) -> inputs of the net``; ``resident`` is data that stays on the device.
+        iter_size: passes an iteration; every array of ``batch`` then has them as its first axis.
+
+    Returns:
+        The function. Its metrics are ``"loss"``, the mean over the passes, and the outputs of the last pass.
+    """
+    gradient = jax.value_and_grad(lambda params, state, inputs, key: net.loss(
+        {"params": params, "state": state}, inputs, key), has_aux=True)
+
+    def one_pass(params: Any, net_state: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
+        data_key, net_key = jax.random.split(key)
+        (loss, (outputs, net_state)), grads = gradient(params, net_state, fetch(resident, batch, data_key), net_key)
+        return grads, net_state, loss, outputs
+
+    def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.iteration)
+        if iter_size == 1:
+            grads, net_state, loss, outputs = one_pass(state.params, state.net_state, resident, batch, key)
+        else:
+            def body(carry: Any, item: Any) -> Any:
+                total, net_state = carry
+                grads, net_state, loss, outputs = one_pass(state.params, net_state, resident, *item)
+                return (jax.tree.map(jnp.add, total, grads), net_state), (loss, outputs)
+
+            zeros = jax.tree.map(jnp.zeros_like, state.params)
+            # XLA:CPU runs convolutions in loops many times slower (github.com/jax-ml/jax/issues/12868): unroll there.
+            unroll = iter_size if jax.default_backend() == "cpu" else 1
+            (grads, net_state), (losses, all_outputs) = lax.scan(
+                body, (zeros, state.net_state), (batch, jax.random.split(key, iter_size)), unroll=unroll
+            )
+            loss, outputs = losses.mean(), jax.tree.map(lambda x: x[-1], all_outputs)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(state.iteration + 1, params, net_state, opt_state, state.key)
+        return new, {**outputs, "loss": loss}
+
+    return step
+
+
+def make_test_step(
+    net: CompiledNet, fetch: Fetch
+) -> Callable[[Any, Any, Any, jax.Array], tuple[dict[str, jax.Array], dict[str, Any]]]:
+    """A pure function ``(variables, resident, batch, key) -> (output blobs, new net state)``."""
+
+    def step(variables: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
+        data_key, net_key = jax.random.split(key)
+        return net.apply(variables, fetch(resident, batch, data_key), net_key)
+
+    return step

@@ -1,0 +1,115 @@
+"""How long a net takes, whole and layer by layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from jaffe.compile.layer import Context
+from jaffe.compile.net import CompiledNet
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median milliseconds: a forward pass, and the rest of a forward and backward pass (``None``: no gradient)."""
+
+    name: str
+    type: str
+    forward: float
+    backward: float | None
+    compile_seconds: float = 0.0
+
+
+def time_net(net: CompiledNet, iterations: int) -> Timing:
+    """Time ``apply``, and value and gradient of ``loss`` when there is one, as one program each."""
+    variables, inputs, key = _arguments(net)
+    began = time.perf_counter()
+    forward = median(jax.jit(lambda v, x: net.apply(v, x, key)[0]), (variables, inputs), iterations)
+    backward = None
+    if net.loss_tops:
+        gradient = jax.jit(jax.value_and_grad(
+            lambda p, x: net.loss({**variables, "params": p}, x, key)[0]))
+        backward = max(median(gradient, (variables["params"], inputs), iterations) - forward, 0.0)
+    spent = time.perf_counter() - began
+    return Timing(net.name, net.phase, forward, backward, spent)
+
+
+def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
+    """Time each layer by itself, on the blobs that it gets in the net."""
+    variables, inputs, key = _arguments(net)
+    program = net.graph
+    env = {**inputs}
+    timings = []
+    for node in program.nodes:
+        layer = net.inferred.layers[node.name]
+        if layer.source:
+            continue
+        weights = {
+            stored.weight.name: jnp.reshape(
+                variables["params" if stored.weight.trained else "state"][stored.owner[0]][stored.owner[1]],
+                stored.weight.shape,
+            )
+            for stored in net.stored[node.name]
+        }
+        bottoms = [env[value] for value in node.bottoms]
+
+        def forward(w: Any, b: Any, layer: Any = layer, node: Any = node) -> Any:
+            return layer.apply_with_state(w, b, Context(node, key))[0]
+
+        compiled = jax.jit(forward)
+        tops = compiled(weights, bottoms)
+        env.update(zip(node.tops, tops, strict=True))
+        once = median(compiled, (weights, bottoms), iterations)
+        backward = None
+        if bottoms and tops:
+            both = jax.jit(lambda w, b, f=forward: _pull_back(f, w, b))
+            backward = max(median(both, (weights, bottoms), iterations) - once, 0.0)
+        timings.append(Timing(node.name, node.type, once, backward))
+    return timings
+
+
+def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any) -> Any:
+    """Tops and all gradients, for gradients of one at every top."""
+    tops, pull = jax.vjp(forward, weights, bottoms)
+    return tops, pull(jax.tree.map(jnp.ones_like, tops))
+
+
+def median(function: Callable[..., Any], arguments: tuple[Any, ...], iterations: int) -> float:
+    """Median milliseconds of a call, after one to compile and warm up."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(iterations):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(times))
+
+
+def timing_table(layers: list[Timing], whole: Timing) -> Table:
+    """Layers and the whole net, in milliseconds."""
+    table = Table("layer", "type", title=f"{whole.name} ({whole.type}), median ms", title_justify="left", box=None)
+    table.add_column("forward", justify="right")
+    table.add_column("backward", justify="right")
+    for one in layers:
+        table.add_row(one.name, one.type, f"{one.forward:.3f}", "" if one.backward is None else f"{one.backward:.3f}")
+    table.add_section()
+    table.add_row("[bold]whole net", "", f"{whole.forward:.3f}",
+                  "" if whole.backward is None else f"{whole.backward:.3f}")
+    return table
+
+
+def _arguments(net: CompiledNet) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:
+    """Fresh variables, standard normal inputs (labels 0, as any class count allows), and a key."""
+    key = jax.random.key(0)
+    inputs = {
+        name: jax.random.normal(key, spec.shape, spec.dtype) if len(spec.shape) > 1 else jnp.zeros(spec.shape)
+        for name, spec in net.inputs.items()
+    }
+    return net.init(key), inputs, key

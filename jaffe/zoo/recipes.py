@@ -1,0 +1,113 @@
+"""Recipes: a net, a solver and data that together give a stated result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaffe.netdef import NetSpec, SolverParameter
+from jaffe.netdef.builder import assign
+from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.zoo import nets
+
+# What the digits of tfds:digits need to look like MNIST: 8x8 pixels of 0 to 16.
+_DIGITS = {"resize": 28, "scale": 1 / 16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a net.
+
+    Attributes:
+        name: as ``jaffe train --recipe`` takes it.
+        net: the declaration.
+        solver: fields of ``SolverParameter``.
+        data: as ``--data`` takes it.
+        about: one line: what to expect.
+    """
+
+    name: str
+    net: NetSpec
+    solver: dict[str, Any]
+    data: str
+    about: str
+
+    def solver_proto(self) -> SolverParameter:
+        """The solver with the net in it: all that ``jaffe.Solver`` needs beside the data."""
+        proto = SolverParameter(net_param=self.net.to_proto())
+        for key, value in self.solver.items():
+            assign(proto, key, value)
+        return proto
+
+
+def _lenet() -> Recipe:
+    return Recipe(
+        "lenet", nets.lenet(transform=_DIGITS),
+        dict(
+            base_lr=0.01, momentum=0.9, weight_decay=0.0005, lr_policy="inv", gamma=0.0001, power=0.75, max_iter=600,
+            test_iter=[3], test_interval=100, display=20, average_loss=20, snapshot=300, random_seed=1,
+        ),
+        "tfds:digits", "LeNet on the UCI digits; over 98 % in well under a minute on two cores",
+    )
+
+
+def _mlp() -> Recipe:
+    return Recipe(
+        "mlp", nets.mlp(shape=(1, 8, 8), transform={"scale": 1 / 16}),
+        dict(
+            base_lr=0.05, momentum=0.9, weight_decay=0.0005, lr_policy="fixed", max_iter=1000, test_iter=[3],
+            test_interval=200, display=50, average_loss=20, random_seed=1,
+        ),
+        "tfds:digits", "a perceptron with two hidden layers on the UCI digits",
+    )
+
+
+def _logreg() -> Recipe:
+    return Recipe(
+        "logreg", nets.logreg(transform={"scale": 1 / 16}),
+        dict(
+            base_lr=0.1, momentum=0.9, weight_decay=0.0005, lr_policy="fixed", max_iter=1000, test_iter=[3],
+            test_interval=200, display=50, average_loss=20, random_seed=1,
+        ),
+        "tfds:digits", "logistic regression on the pixels of the UCI digits",
+    )
+
+
+def _cifar10_quick() -> Recipe:
+    return Recipe(
+        "cifar10_quick", nets.cifar10_quick(transform={"mean_value": [125.3, 123.0, 113.9]}),
+        dict(
+            base_lr=0.001, momentum=0.9, weight_decay=0.004, lr_policy="multistep", gamma=0.1, stepvalue=[4000],
+            max_iter=5000, test_iter=[100], test_interval=500, display=100, average_loss=100, snapshot=1000,
+            random_seed=1,
+        ),
+        "tfds:cifar10", "Caffe's quick CIFAR-10 net; about 75 % (published)",
+    )
+
+
+def _autoencoder() -> Recipe:
+    return Recipe(
+        "autoencoder", nets.autoencoder(transform=_DIGITS),
+        dict(
+            base_lr=0.01, momentum=0.9, weight_decay=0.0005, lr_policy="step", gamma=0.1, stepsize=800, max_iter=1000,
+            test_iter=[3], test_interval=200, display=50, average_loss=20, random_seed=1,
+        ),
+        "tfds:digits", "a deep autoencoder of the UCI digits with a code of 30 numbers",
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "lenet": _lenet,
+    "mlp": _mlp,
+    "logreg": _logreg,
+    "cifar10_quick": _cifar10_quick,
+    "autoencoder": _autoencoder,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises JaffeError, with the nearest name, when there is none."""
+    if name not in RECIPES:
+        raise JaffeError(f"no recipe {name!r}{suggest(name, RECIPES)}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]()
