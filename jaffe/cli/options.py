@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef import JaffeError, Spec
 
 Model = Annotated[str, typer.Option("--model", help="Net prototxt, or the name of a zoo recipe.", show_default=False)]
 Weights = Annotated[str, typer.Option(help="A .caffemodel to copy weights from, by layer name.", show_default=False)]
@@ -46,7 +46,7 @@ def parse_shapes(inputs: list[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_model(model: str):
+def read_model(model: str) -> Spec:
     """A net from a prototxt path or a recipe's name; data layers without shapes are left to ``--input``."""
     from jaffe.zoo import RECIPES, recipe
 

@@ -47,11 +47,8 @@ def run(model: str, weights: str, snapshot: str, data: str, iterations: int) -> 
         data = recipe(model).data
     feed = Feed(resolve(source, NetState("TEST")), data or None, base=source.directory)
     net = compile_net(source, phase="TEST", inputs=feed.shapes)
-    variables = net.init(jax.random.key(0))
-    if weights:
-        variables = load_weights(net, variables, weights)
-    else:
-        variables = restore_variables(Path(snapshot), variables)
+    fresh = net.init(jax.random.key(0))
+    variables = load_weights(net, fresh, weights) if weights else restore_variables(Path(snapshot), fresh)
     results = Evaluation(net, feed, iterations, jax.random.key(0)).run(variables)
     for name, value in results.items():
         print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}: mean {np.mean(value):.6g}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jaffe.cli.options import Device, use_device
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaffe.train import Solver
 
 DEFAULT_RECIPE = "lenet"
 
@@ -57,7 +62,7 @@ def run(
     spec: Any = solver
     if not solver:
         found = find_recipe(recipe or DEFAULT_RECIPE)
-        spec, data = found.solver_proto(), data or found.data
+        spec = found
         settings["snapshot_prefix"] = output or f"runs/{found.name}/{found.name}"
         console.print(f"[bold]{found.name}[/bold]: {found.about}")
     elif output:
@@ -72,7 +77,7 @@ def run(
     _tell(console, job, time.perf_counter() - began, solver or f"--recipe {recipe or DEFAULT_RECIPE}")
 
 
-def _tell(console, job, seconds: float, how: str) -> None:
+def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     """What the run came to, what was written, and what to try next."""
     from jaffe.train.report import final_table
 
@@ -88,12 +93,9 @@ def _tell(console, job, seconds: float, how: str) -> None:
     console.print(final_table(rows))
     if job.snapshots is None:
         return
-    written = [job.metrics.path, job.metrics.path.with_name(job.metrics.path.name.replace("metrics.jsonl",
-               "curves.png")), job.snapshots.directory]
     console.print("\nwritten")
-    for path in written:
-        if path.exists():
-            console.print(f"  {path}")
+    for path in job.files:
+        console.print(f"  {path}")
     where = f"--solver {how}" if not how.startswith("--") else how
     console.print(f"""
 try next

@@ -15,15 +15,18 @@ import numpy as np
 from jaffe.netdef.errors import suggest
 from jaffe.netdef.jaffe_pb2 import FillerParameter
 
-Filler = Callable[[jax.Array, tuple[int, ...], FillerParameter, jnp.dtype], jax.Array]
+Key = jax.Array
+Shape = tuple[int, ...]
+Dtype = np.dtype
+Filler = Callable[[Key, Shape, FillerParameter, Dtype], jax.Array]
 
 
-def fill(key: jax.Array, shape: tuple[int, ...], filler: FillerParameter, dtype: jnp.dtype) -> jax.Array:
+def fill(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """An array of this shape, filled as the filler says. Check the filler with ``check`` first."""
     return FILLERS[filler.type](key, shape, filler, dtype)
 
 
-def check(filler: FillerParameter, shape: tuple[int, ...]) -> None:
+def check(filler: FillerParameter, shape: Shape) -> None:
     """Raise ValueError, with what was expected, for a filler that cannot fill an array of this shape."""
     kind = filler.type
     if kind not in FILLERS:
@@ -40,17 +43,17 @@ def check(filler: FillerParameter, shape: tuple[int, ...]) -> None:
         raise ValueError("a positive_unitball filler needs a blob with axes; found a scalar")
 
 
-def _constant(key, shape, filler, dtype):
+def _constant(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """value."""
     return jnp.full(shape, filler.value, dtype)
 
 
-def _uniform(key, shape, filler, dtype):
+def _uniform(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U[min, max)."""
     return jax.random.uniform(key, shape, dtype, filler.min, filler.max)
 
 
-def _gaussian(key, shape, filler, dtype):
+def _gaussian(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(mean, std^2); with sparse >= 0 each element is kept with probability sparse / shape[0], else 0."""
     values = filler.mean + filler.std * jax.random.normal(key, shape, dtype)
     if filler.sparse < 0:
@@ -59,13 +62,13 @@ def _gaussian(key, shape, filler, dtype):
     return jnp.where(kept, values, 0)
 
 
-def _positive_unitball(key, shape, filler, dtype):
+def _positive_unitball(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U(0, 1), each slice of the first axis divided by its sum."""
     values = jax.random.uniform(key, shape, dtype)
     return values / values.sum(axis=tuple(range(1, len(shape))), keepdims=True)
 
 
-def _fan(shape: tuple[int, ...], filler: FillerParameter) -> float:
+def _fan(shape: Shape, filler: FillerParameter) -> float:
     """fan_in = count / shape[0]; fan_out = count / shape[1], or count with one axis; or their average."""
     count = math.prod(shape)
     fan_in = count / shape[0] if shape else 1
@@ -78,18 +81,18 @@ def _fan(shape: tuple[int, ...], filler: FillerParameter) -> float:
     return by_norm[filler.variance_norm]
 
 
-def _xavier(key, shape, filler, dtype):
+def _xavier(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U(-a, a), a = sqrt(3 / n), so that the variance is 1 / n (Glorot and Bengio 2010)."""
     bound = math.sqrt(3 / _fan(shape, filler))
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _msra(key, shape, filler, dtype):
+def _msra(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(0, 2 / n) (He et al. 2015)."""
     return math.sqrt(2 / _fan(shape, filler)) * jax.random.normal(key, shape, dtype)
 
 
-def _bilinear(key, shape, filler, dtype):
+def _bilinear(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """Upsampling kernel: w(y, x) = (1 - |x/f - c|)(1 - |y/f - c|), f = ceil(K/2), c = (K - 1)/(2f)."""
     size = shape[3]
     f = math.ceil(size / 2)

@@ -112,7 +112,7 @@ def _stored(node: Node, weights: list[Weight], before: Mapping[str, tuple[Stored
         raise node.error(f"expected at most {len(weights)} param entries ({', '.join(names) or 'no weights'}); "
                          f"found {len(specs)}")
     _check_blobs(node, weights)
-    result = []
+    result: list[Stored] = []
     for i, weight in enumerate(weights):
         _check_size(node, weight.name, weight.shape)
         try:

@@ -57,16 +57,18 @@ class LayerCall:
         own = settings_fields(self.type)
         for field in own:
             if key in field_names(getattr(self.proto, field)):
-                return self._assign(getattr(self.proto, field), key, value)
+                self._assign(getattr(self.proto, field), key, value)
+                return
         if key in _LAYER_FIELDS:
-            return self._assign(self.proto, key, value)
-        if own:
+            self._assign(self.proto, key, value)
+        elif own:
             known = [name for field in own for name in field_names(getattr(self.proto, field))]
             raise SpecError(
                 f"L.{self.type} has no setting {key!r}{suggest(key, [*known, *_LAYER_FIELDS])}",
                 location=self.location,
             )
-        add_attribute(self.proto, key, value)
+        else:
+            add_attribute(self.proto, key, value)
 
     def _assign(self, message: Any, key: str, value: Any) -> None:
         try:
@@ -174,7 +176,7 @@ class NetSpec:
         super().__setattr__("name", name)
         super().__setattr__("_named", {})
 
-    def __setattr__(self, name: str, value: Top | LayerCall) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if not isinstance(value, (Top, LayerCall)):
             raise TypeError(f"{name}: a net holds outputs of layers; received {type(value).__name__}")
         self._named[name] = value

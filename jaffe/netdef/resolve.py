@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
 from jaffe.netdef.errors import SpecError, suggest
@@ -10,6 +10,8 @@ from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter
 from jaffe.netdef.rules import NetState, included, phase_name
 from jaffe.netdef.source import NetSource, Spec, load
+
+Error = Callable[[str], SpecError]
 
 
 def resolve(spec: Spec, state: NetState | None = None) -> Graph:
@@ -127,7 +129,7 @@ class _Builder:
             candidate = f"{name}#{count}"
         return candidate
 
-    def _write(self, blob: str, index: int, layer: LayerParameter, name: str, error) -> str:
+    def _write(self, blob: str, index: int, layer: LayerParameter, name: str, error: Error) -> str:
         in_place = index < len(layer.bottom) and layer.bottom[index] == blob
         if blob in self.current and not in_place:
             raise error(f"top {blob!r} is already produced by layer {self.writers[blob]!r}; "
@@ -138,7 +140,7 @@ class _Builder:
         self.current[blob] = f"{blob}#{version}" if version else blob
         return self.current[blob]
 
-    def _loss_weights(self, layer: LayerParameter, tops: int, error) -> tuple[float, ...]:
+    def _loss_weights(self, layer: LayerParameter, tops: int, error: Error) -> tuple[float, ...]:
         """As declared; else 1 for the first top of a layer whose type ends in Loss, and 0."""
         if layer.loss_weight:
             if len(layer.loss_weight) != tops:

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from jaffe.netdef.errors import SpecError
-from jaffe.netdef.jaffe_pb2 import BlobProto, NetParameter
+from jaffe.netdef.jaffe_pb2 import BlobProto, LayerParameter, NetParameter, V1LayerParameter
 from jaffe.netdef.source import read_bytes
 
 
@@ -28,7 +28,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, list[np.ndarray]]:
     except DecodeError:
         raise SpecError("is not a .caffemodel (truncated, or another format?)", location=str(path)) from None
     weights: dict[str, list[np.ndarray]] = {}
-    for layer in [*net.layer, *net.layers]:
+    layers: list[LayerParameter | V1LayerParameter] = [*net.layer, *net.layers]
+    for layer in layers:
         if layer.blobs and layer.name not in weights:
             try:
                 weights[layer.name] = [blob_to_array(blob) for blob in layer.blobs]

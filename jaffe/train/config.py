@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.message import Message
 
@@ -17,6 +17,16 @@ from jaffe.netdef.text import read_solver
 from jaffe.train.schedules import POLICIES
 
 SOLVER_TYPES = ("SGD",)
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """A solver with its net, and the data that they are meant for: those of ``jaffe.zoo`` are such."""
+
+    @property
+    def data(self) -> str: ...
+
+    def solver_proto(self) -> SolverParameter: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def _read(solver: Any) -> tuple[SolverParameter, Path, Path | None, str | None]:
         proto = SolverParameter()
         proto.CopyFrom(solver)
         return proto, Path(), None, None
-    if isinstance(solver, str) and ("\n" in solver or ":" in solver and not os.path.exists(solver)):
+    if isinstance(solver, str) and ("\n" in solver or (":" in solver and not os.path.exists(solver))):
         return read_solver(solver), Path(), None, "<text>"
     path = Path(solver)
     try:
@@ -127,7 +137,9 @@ def _check(proto: SolverParameter, where: str | None) -> None:
             raise error(f"{field} is not negative; found {getattr(proto, field)}")
 
 
-def _nets(proto: SolverParameter, net: Spec | None, base: Path, where: str | None) -> tuple[NetRole, tuple[NetRole, ...]]:
+def _nets(
+    proto: SolverParameter, net: Spec | None, base: Path, where: str | None
+) -> tuple[NetRole, tuple[NetRole, ...]]:
     if net is not None:
         source = load(net)
         tests = [source] * len(proto.test_iter)

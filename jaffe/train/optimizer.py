@@ -59,7 +59,7 @@ def _per_value(
     def mask(value: float) -> Any:
         return {layer: {name: one == value for name, one in group.items()} for layer, group in labels.items()}
 
-    return optax.chain(*(optax.masked(make(value), mask(value)) for value in values))
+    return optax.chain(optax.identity(), *(optax.masked(make(value), mask(value)) for value in values))
 
 
 def _l1(weight: float) -> optax.GradientTransformation:

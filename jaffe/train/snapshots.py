@@ -25,13 +25,13 @@ class Snapshots:
     """
 
     def __init__(self, directory: Path):
-        self.directory = directory.absolute()
+        self.directory = directory
 
     def save(self, iteration: int, state: Any, about: dict[str, Any]) -> Path:
         """Write ``state`` (a pytree of arrays) and ``about`` (JSON) for this iteration; replaces an older one."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with _manager(self.directory) as manager:
+            with _manager(self.directory.absolute()) as manager:
                 if iteration in manager.all_steps():
                     manager.delete(iteration)
                 manager.save(iteration, args=ocp.args.Composite(

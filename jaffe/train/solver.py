@@ -22,7 +22,7 @@ from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec
 from jaffe.netdef.text import format_text
-from jaffe.train.config import NetRole, SolverConfig, read_config
+from jaffe.train.config import NetRole, Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
@@ -49,7 +49,8 @@ class Solver:
     ...                 lr_policy="fixed", max_iter=500, test_iter=3, test_interval=100)  # doctest: +SKIP
 
     Args:
-        solver: solver prototxt (path or text) or ``SolverParameter``; ``None`` when settings say it all.
+        solver: solver prototxt (path or text), ``SolverParameter``, or a recipe of ``jaffe.zoo``; ``None`` when
+            settings say it all.
         net: the net, for training and testing, in place of those that the solver names.
         data: what feeds the nets, in place of their data layers' own files: see ``open_dataset``. A dict with the
             keys ``"train"`` and ``"test"`` gives each phase its own.
@@ -74,7 +75,7 @@ class Solver:
 
     def __init__(
         self,
-        solver: str | os.PathLike[str] | SolverParameter | None = None,
+        solver: str | os.PathLike[str] | SolverParameter | Recipe | None = None,
         *,
         net: Spec | None = None,
         data: Data | Mapping[str, Data] | None = None,
@@ -84,6 +85,9 @@ class Solver:
         **settings: Any,
     ):
         self.dtype = dtype
+        if isinstance(solver, Recipe):
+            data = solver.data if data is None else data
+            solver = solver.solver_proto()
         self.config = read_config(solver, net, settings)
         self.reporter = reporter or Silent()
         proto = self.proto = self.config.proto
@@ -121,6 +125,12 @@ class Solver:
     def variables(self) -> dict[str, Any]:
         """The training net's variables as they are now; copies, which later steps leave alone."""
         return jax.tree.map(jnp.copy, self.state.variables)
+
+    @property
+    def files(self) -> list[Path]:
+        """What has been written so far: metrics, curves, the folder of snapshots."""
+        paths = (self._path(suffix) for suffix in ("metrics.jsonl", "curves.png", "snapshots"))
+        return [path for path in paths if path is not None and path.exists()]
 
     def run(self, snapshot: str | os.PathLike[str] | None = None) -> None:
         """Train up to ``max_iter``, testing, displaying and saving when the solver says so.
@@ -295,6 +305,3 @@ class _Pause:
 
     def __exit__(self, *_: object) -> None:
         self.clock.began += time.perf_counter() - self.at
-
-
-__all__ = ["Solver", "SolverConfig"]

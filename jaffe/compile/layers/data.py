@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ class Source(Layer):
     """A layer whose tops are fed from outside. ``declared`` gives what shapes the net itself states."""
 
     bottoms = (0, 0)
-    tops = (1, None)
+    tops: ClassVar[tuple[int, int | None]] = (1, None)
     source = True
 
     def declared(self) -> list[Shape | None]:
@@ -67,7 +68,8 @@ class MemoryData(Source):
         shape = (self.p.batch_size, self.p.channels, self.p.height, self.p.width)
         if 0 in shape:
             raise self.node.error(f"batch_size, channels, height and width are positive; found {shape}")
-        return [shape, shape[:1]]
+        shapes: list[Shape | None] = [shape, (self.p.batch_size,)]
+        return shapes
 
 
 class _Stored(Source):
@@ -80,7 +82,8 @@ class _Stored(Source):
     def declared(self) -> list[Shape | None]:
         if not self.batch:
             raise self.node.error("expected batch_size > 0; found none")
-        return [None, (self.batch,)][: len(self.node.tops)]
+        shapes: list[Shape | None] = [None, (self.batch,)]
+        return shapes[: len(self.node.tops)]
 
 
 @built_in("Data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def stochastic_pool(x: jax.Array, geometry: PoolGeometry, key: jax.Array | None)
     return jnp.take_along_axis(values, chosen[None], 0)[0]
 
 
-def _reduce(x, init, op, geometry: PoolGeometry) -> jax.Array:
+def _reduce(x: jax.Array, init: float, op: Any, geometry: PoolGeometry) -> jax.Array:
     pads = [geometry.padding(x.shape[2], 0), geometry.padding(x.shape[3], 1)]
     # A NumPy scalar: under jit a JAX one would hide from XLA's rules which reduction this is.
     return lax.reduce_window(

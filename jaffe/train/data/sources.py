@@ -86,7 +86,7 @@ class LmdbSource:
     def __getitem__(self, index: int) -> Record:
         key = self.keys[index]
         with self.env.begin() as transaction:
-            value = transaction.get(key)
+            value = bytes(transaction.get(key) or b"")
         try:
             return decode_datum(Datum.FromString(value))
         except ValueError as error:  # protobuf's DecodeError is one
@@ -105,7 +105,7 @@ def decode_datum(datum: Datum) -> Record:
     shape = (datum.channels, datum.height, datum.width)
     if pixels.size != np.prod(shape, dtype=np.int64):
         raise ValueError(f"expected {shape} values; found {pixels.size}")
-    return {"data": pixels.reshape(shape), "label": np.int32(datum.label)}
+    return {"data": pixels.reshape(shape), "label": np.array(datum.label, np.int32)}
 
 
 class TfdsSource:

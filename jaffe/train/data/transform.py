@@ -38,9 +38,9 @@ class Transform:
         self.p = p = node.proto.transform_param
         self.train = node.phase == "TRAIN"
         self.size: tuple[int, ...] | None = None
-        if p.resize or p.crop_size or p.mirror or p.mean_file or p.mean_value:
-            if len(shape) != 3:
-                raise node.error(f"transform_param is for images (C, H, W); found records of shape {shape}")
+        for_images = p.resize or p.crop_size or p.mirror or p.mean_file or p.mean_value
+        if for_images and len(shape) != 3:
+            raise node.error(f"transform_param is for images (C, H, W); found records of shape {shape}")
         if p.resize:
             if len(p.resize) > 2 or 0 in p.resize:
                 raise node.error(f"resize is one positive number, or height and width; found {list(p.resize)}")

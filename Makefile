@@ -1,0 +1,53 @@
+# Needs python3 (3.11 or later) and make; everything else is installed into .venv, the first time only.
+# Another interpreter:  make test PYTHON=python3.12   (its own environment, .venv-python3.12)
+
+PYTHON ?= python3
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test test-slow lint types check schema drawings bench clean
+
+help:  ## This list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed  ## Train LeNet on real handwritten digits.
+	$(BIN)/jaffe train
+
+test: $(VENV)/.developer  ## Run the tests, but for the slow ones.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.developer  ## Run the slow tests only.
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.developer  ## ruff.
+	$(BIN)/ruff check .
+
+types: $(VENV)/.developer  ## mypy.
+	$(BIN)/mypy
+
+check: lint types test  ## Everything that must pass before a change is done.
+
+schema: $(VENV)/.developer  ## Generate the protobuf module from the schema.
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. jaffe/netdef/jaffe.proto
+
+drawings: $(VENV)/.developer  ## Draw the pictures of the docs (needs Graphviz's dot).
+	$(BIN)/python docs/draw.py
+
+bench: $(VENV)/.developer  ## Time jaffe against plain Flax.
+	$(BIN)/python -m benchmarks.step
+
+clean:  ## Remove the environments and what the demo wrote.
+	rm -rf .venv .venv-* runs
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaffe needs Python 3.11 or later; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
