@@ -37,6 +37,8 @@ __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("compile", "netdef", "train", "zoo"):
+        return importlib.import_module(f"jaffe.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaffe' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaffe.{_MODULES[name]}"), name)

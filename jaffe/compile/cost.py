@@ -112,7 +112,7 @@ def summarise(graph: Graph, inferred: Inferred) -> Summary:
             "; ".join(_remarks(node, inferred)),
         )
     text = io.StringIO()
-    Console(file=text, width=160, no_color=True).print(table)
+    Console(file=text, width=160, no_color=True, force_jupyter=False).print(table)
     return Summary("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))
 
 

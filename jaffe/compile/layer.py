@@ -227,11 +227,13 @@ def check_types(nodes: Sequence[Node]) -> None:
     unknown = [node for node in nodes if node.type not in _REGISTRY]
     if not unknown:
         return
-    first, *rest = unknown
-    others = dict.fromkeys(node.type for node in rest if node.type != first.type)
-    also = "; also unknown in this net: " + ", ".join(f"{t!r}{suggest(t, _REGISTRY)}" for t in others) if others else ""
-    near = suggest(first.type, _REGISTRY) or "; jaffe.register_layer adds types of your own"
-    raise first.error(f"unknown layer type {first.type!r}{near}{also}")
+    first, names = unknown[0], list(dict.fromkeys(node.type for node in unknown))
+    if len(names) == 1:
+        near = suggest(first.type, _REGISTRY) or "; jaffe.register_layer adds types of your own"
+        raise first.error(f"unknown layer type {first.type!r}{near}")
+    guesses = {name: suggest(name, _REGISTRY).removeprefix("; ") for name in names}
+    listed = ", ".join(f"{name!r} ({guess})" if guess else repr(name) for name, guess in guesses.items())
+    raise first.error(f"unknown layer types in this net: {listed}; jaffe.register_layer adds types of your own")
 
 
 def _from_function(type_name: str, function: Callable[..., Any], defaults: Mapping[str, Any]) -> type[Layer]:
@@ -275,7 +277,7 @@ def _attributes(node: Node, defaults: Mapping[str, Any]) -> dict[str, Any]:
     for attribute in node.proto.attribute:
         name = attribute.name
         if name not in defaults:
-            known = f"; known: {', '.join(sorted(defaults))}" if defaults else "; it has none"
+            known = f"; expected {', '.join(sorted(defaults))}" if defaults else "; expected none"
             raise node.error(f"{node.type} has no attribute {name!r}{suggest(name, defaults) or known}")
         values: list[Any] = list(attribute.text) or list(attribute.number)
         default = defaults[name]

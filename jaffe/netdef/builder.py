@@ -236,8 +236,8 @@ def _emit(name: str, named: Mapping[str, Top | LayerCall]) -> tuple[NetParameter
                 return candidate
 
     def blob(top: Top) -> str:
-        if top.call.in_place:
-            return blob(top.call.bottoms[0])
+        while top.call.in_place:
+            top = top.call.bottoms[0]
         key = (top.call, top.index)
         if key not in names:
             names[key] = fresh(top.call.type)
@@ -279,4 +279,6 @@ def _caller() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaffe.netdef"):
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    path = Path(frame.f_code.co_filename)
+    file = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
+    return f"{file}:{frame.f_lineno}"

@@ -101,7 +101,7 @@ class _Builder:
                 raise error(f"bottom {blob!r} is not produced by any earlier layer{near}")
             bottoms.append(self.current[blob])
         if layer.propagate_down and len(layer.propagate_down) != len(bottoms):
-            raise error(f"expected one propagate_down for each of {len(bottoms)} bottoms; "
+            raise error(f"expected as many propagate_down as bottoms ({len(bottoms)}); "
                         f"found {len(layer.propagate_down)}")
         self.read.update(bottoms)
         tops = list(layer.top)
@@ -144,7 +144,7 @@ class _Builder:
         """As declared; else 1 for the first top of a layer whose type ends in Loss, and 0."""
         if layer.loss_weight:
             if len(layer.loss_weight) != tops:
-                raise error(f"expected one loss_weight for each of {tops} tops; found {len(layer.loss_weight)}")
+                raise error(f"expected as many loss_weight as tops ({tops}); found {len(layer.loss_weight)}")
             return tuple(layer.loss_weight)
         first = 1.0 if layer.type.endswith("Loss") else 0.0
         return (first,) + (0.0,) * (tops - 1) if tops else ()

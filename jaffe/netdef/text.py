@@ -34,6 +34,7 @@ def parse_text(text: str, message_class: type[M], filename: str = "<text>") -> M
     except text_format.ParseError as error:
         line, column = error.GetLine(), error.GetColumn()
         problem = re.sub(r"^\d+:\d+ ?: ?", "", str(error)).rstrip(".")
+        problem = re.sub(r"^'.*': ", "", problem)  # protobuf repeats the whole line
         place = filename if line is None else f"{filename}:{line}:{column}"
         raise SpecError(_explain(problem), location=place) from None
     except (UnicodeError, RecursionError, ValueError) as error:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -53,7 +53,7 @@ class ConsoleReporter:
     """A progress bar with loss, accuracy, images/s and time left; plain lines where output is not a terminal."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(file=sys.stdout)
+        self.console = console or Console(file=sys.stdout, force_jupyter=False)
         self.bar: Progress | None = None
 
     def start(self, iteration: int, max_iter: int) -> None:
@@ -110,7 +110,7 @@ class Metrics:
     def __init__(self, path: Path | None):
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self._file: IO[str] | None = None
+        self._mode: Literal["w", "a"] = "w"  # a new run replaces an earlier one's file
         self._began = time.perf_counter()
 
     def resume(self, iteration: int) -> None:
@@ -121,18 +121,20 @@ class Metrics:
         """
         if self.path is None or not self.path.exists():
             return
+        lines = self.path.read_text().splitlines()
         kept = []
-        for number, line in enumerate(self.path.read_text().splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
                 if row["iteration"] < iteration:
                     kept.append(row)
             except (ValueError, KeyError, TypeError):
-                if line is not None and number == len(self.path.read_text().splitlines()):
+                if number == len(lines):
                     break  # a run that died while writing
                 raise JaffeError(f"{self.path}:{number} is not a row of metrics; move the file away") from None
         self.rows = kept
         self._began -= kept[-1].get("elapsed", 0.0) if kept else 0.0
+        self._mode = "a"
         self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -141,17 +143,11 @@ class Metrics:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self.rows.append(clean)
         if self.path is not None:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a" if len(self.rows) > 1 else "w")
-            self._file.write(json.dumps(clean) + "\n")
-            self._file.flush()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(self._mode) as file:
+                file.write(json.dumps(clean) + "\n")
+            self._mode = "a"
         return row
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def tests(self) -> list[dict[str, Any]]:
         return [row for row in self.rows if "test" in row]

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,10 @@ class Solver:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
         self.learning_rate = learning_rate(proto)
         self.optimizer = make_optimizer(proto, self.net)
-        variables = self.net.init(key)
-        for path in [*(weights or "").split(","), *(() if weights else ",".join(proto.weights).split(","))]:
+        self.state = self._fresh(self.net.init(key))
+        for path in (weights or ",".join(proto.weights)).split(","):
             if path:
-                variables = load_weights(self.net, variables, path)
-        self.state = self._fresh(variables)
+                self.load_weights(path)
         step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size)
         self._step = jax.jit(step, donate_argnums=0)
         self._iteration = 0
@@ -125,6 +124,10 @@ class Solver:
     def variables(self) -> dict[str, Any]:
         """The training net's variables as they are now; copies, which later steps leave alone."""
         return jax.tree.map(jnp.copy, self.state.variables)
+
+    def load_weights(self, source: str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Copy weights into the training net by layer name; see ``jaffe.load_weights``. Clears the momentum."""
+        self.state = self._fresh(load_weights(self.net, self.variables, source))
 
     @property
     def files(self) -> list[Path]:
@@ -150,7 +153,6 @@ class Solver:
                 self.test()
         finally:
             self.reporter.stop()
-            self.metrics.close()
         if (path := self._path("curves.png")) and self.metrics.rows:
             draw_curves(self.metrics.rows, path, self.net.name)
 

@@ -28,7 +28,7 @@ class Convolution(Layer):
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         node, p = self.node, self.p
         if len(node.tops) != len(bottoms):
-            raise node.error(f"expected one top for each of {len(bottoms)} bottoms; found {len(node.tops)}")
+            raise node.error(f"expected as many tops as bottoms ({len(bottoms)}); found {len(node.tops)}")
         if any(shape != bottoms[0] for shape in bottoms):
             raise node.error(f"bottoms share one shape; found {', '.join(map(str, bottoms))}")
         axis = self.axis(p.axis, len(bottoms[0]))
@@ -101,11 +101,11 @@ class Convolution(Layer):
         given = [name for name in pair or () if p.HasField(name)]
         if given:
             if values:
-                raise node.error(f"{field} excludes {' and '.join(given)}; use one way")
+                raise node.error(f"expected {field}, or {' and '.join(pair or ())}; found both")
             if spatial != 2:
                 raise node.error(f"{given[0]} is for 2 spatial axes; found {spatial}; use {field}")
             if len(given) == 1 and field != "pad":
-                raise node.error(f"{given[0]} needs {(set(pair or ()) - set(given)).pop()} beside it")
+                raise node.error(f"expected {' and '.join(pair or ())}; found {given[0]} only")
             values = [getattr(p, name) for name in pair or ()]
         if not values:
             if default is None and spatial:

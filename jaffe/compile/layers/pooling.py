@@ -98,7 +98,7 @@ class Pooling(Layer):
             value = getattr(p, field) if p.HasField(field) else default
             return value, value
         if p.HasField(field):
-            raise self.node.error(f"{field} excludes {' and '.join(given)}; use one way")
+            raise self.node.error(f"expected {field}, or {field}_h and {field}_w; found both")
         if len(given) == 1 and field == "stride":
-            raise self.node.error(f"expected both stride_h and stride_w; found {given[0]} only")
+            raise self.node.error(f"expected stride_h and stride_w; found {given[0]} only")
         return getattr(p, f"{field}_h"), getattr(p, f"{field}_w")

@@ -188,7 +188,7 @@ class Eltwise(Layer):
             raise self.node.error(f"bottoms have one shape; found {', '.join(map(str, bottoms))}")
         coeff = self.p.coeff
         if coeff and len(coeff) != len(bottoms):
-            raise self.node.error(f"expected one coeff for each of {len(bottoms)} bottoms; found {len(coeff)}")
+            raise self.node.error(f"expected as many coeff as bottoms ({len(bottoms)}); found {len(coeff)}")
         if coeff and self.p.operation == EltwiseParameter.PROD:
             raise self.node.error("coeff is for operation SUM; found PROD")
         return [bottoms[0]]

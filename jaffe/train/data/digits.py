@@ -12,12 +12,12 @@ import tensorflow_datasets as tfds
 class Digits(tfds.core.GeneratorBasedBuilder):
     """1,797 images of handwritten digits, 8x8, values 0 to 16, as scikit-learn carries them.
 
-    Splits: of each class every sixth image up to the 30th such is ``test`` (300), the others ``train`` (1,497).
+    Splits: of each class every fifth image up to the 30th such is ``test`` (300), the others ``train`` (1,497).
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    TEST_EVERY = 6
+    TEST_EVERY = 5
     TEST_OF_CLASS = 30
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ class TfdsSource:
 
             builder = Digits(data_dir=folder, file_format="array_record")
             tfds.disable_progress_bar()
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(None):  # it would speak of a download, and there is none
+                builder.download_and_prepare()
         else:
             try:
                 builder = tfds.builder(name, file_format="array_record")
@@ -141,6 +143,8 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Record:
+        if index >= len(self):
+            raise IndexError(index)  # what ends a for loop; array_record raises another error
         fields = {key: np.asarray(value) for key, value in self.records[index].items() if key not in _NOT_BLOBS}
         return {key: np.moveaxis(x, -1, 0) if x.ndim == 3 else x for key, x in fields.items()}
 

@@ -1,0 +1,83 @@
+"""Prototxt: where layers begin, round trips, and hostile text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaffe.netdef import NetParameter, SpecError, format_text, load, resolve
+from jaffe.netdef.text import layer_lines, parse_text
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("layer {}\nlayer {}", [1, 2]),
+        ("# layer {\nlayer { } layer {\n}\n", [2, 2]),
+        ('name: "layer {"\n\nlayer {\n  name: "}"\n}', [3]),
+        ("layer\n{\n}\nlayer: <>\n", [1, 4]),
+        ("layer { transform_param { } # }\n }\nlayer {}", [1, 3]),
+        ("\r\nlayer {\r\n}\r\nlayer {}\r\n", [2, 4]),
+        ("state { stage: 'layer {' }\nlayer {}", [2]),
+        (r'name: "a\"layer {" ' + "\nlayer {}", [2]),
+    ],
+)
+def test_layer_lines(text: str, lines: list[int]):
+    assert layer_lines(text) == lines
+    assert len(parse_text(text, NetParameter).layer) == len(lines)
+
+
+def test_text_and_binary_round_trip(tmp_path):
+    text = 'name: "n" layer { name: "l" type: "Mish" attribute { name: "beta" number: 1.5 } top: "y" }'
+    net = load(text).net
+    assert parse_text(format_text(net), NetParameter) == net
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(net.SerializeToString())
+    assert load(path).net == net
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "gone.prototxt", "cannot be read: No such file or directory"),
+        (b"\xff\xfe\x00", "net.prototxt", "is not text; a binary net ends in .caffemodel, .binaryproto or .pb"),
+        (b"\xff\xfe\x00", "net.caffemodel", "is not a binary NetParameter (truncated, or text?)"),
+    ],
+)
+def test_unreadable_files(tmp_path, content, name, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_other_types_are_refused():
+    with pytest.raises(TypeError, match="a net is a path, prototxt, a NetParameter or a NetSpec; received int"):
+        load(3)  # type: ignore[arg-type]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet='layer{}<>:"\'#\\\n input_dm0123456789-.type', max_size=80))
+def test_any_text_is_read_or_refused(text: str):
+    try:
+        resolve("\n" + text)
+    except SpecError:
+        pass
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_refused(content: bytes):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.caffemodel"
+        path.write_bytes(content)
+        try:
+            resolve(path)
+        except SpecError:
+            pass
