@@ -78,7 +78,9 @@ def train(
     for i, inputs in enumerate(jax_utils.prefetch_to_device(batches(), 2, jax.devices()[:devices])):
         state, loss = step(state, inputs, keys[i])
         losses.append(loss)  # still on the devices: nothing waits here
-    return jax_utils.unreplicate(state).params, [float(loss[0]) for loss in losses]
+    # Not jax_utils.unreplicate: with a single device it leaves the leading axis in place.
+    params = jax.tree.map(lambda copies: copies[0], jax.device_get(state.params))
+    return params, [float(loss[0]) for loss in losses]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaffe.compile.infer import Inferred
 from jaffe.compile.layer import Shape
@@ -91,9 +92,8 @@ class Summary(str):
 def summarise(graph: Graph, inferred: Inferred) -> Summary:
     """The net as a table: layer, type, inputs, output shape, parameters (and who owns shared ones), FLOPs."""
     costs = cost(graph, inferred)
-    table = Table(
-        title=f"{graph.name or 'net'} ({graph.phase})", title_justify="left", box=SIMPLE_HEAD, show_footer=True
-    )
+    title = Text(f"{graph.name or 'net'} ({graph.phase})")  # Text: names may hold what rich takes for markup
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_footer=True)
     table.add_column("layer", "total")
     table.add_column("type")
     table.add_column("inputs")
@@ -102,7 +102,7 @@ def summarise(graph: Graph, inferred: Inferred) -> Summary:
     table.add_column("MFLOPs", f"{costs.flops / 1e6:,.3f}", justify="right")
     table.add_column("remarks")
     for node, layer in zip(graph.nodes, costs.layers, strict=True):
-        table.add_row(
+        row = (
             node.name,
             node.type,
             ", ".join(node.bottoms),
@@ -111,6 +111,7 @@ def summarise(graph: Graph, inferred: Inferred) -> Summary:
             f"{layer.flops / 1e6:,.3f}" if layer.flops else "",
             "; ".join(_remarks(node, inferred)),
         )
+        table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=160, no_color=True, force_jupyter=False).print(table)
     return Summary("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))

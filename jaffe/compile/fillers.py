@@ -31,9 +31,12 @@ def check(filler: FillerParameter, shape: Shape) -> None:
     kind = filler.type
     if kind not in FILLERS:
         raise ValueError(f"unknown filler {kind!r}{suggest(kind, FILLERS) or '; known: ' + ', '.join(FILLERS)}")
-    if filler.sparse != -1 and kind != "gaussian":
-        raise ValueError(f"sparse is for gaussian fillers only; found it with {kind!r}")
-    if kind == "gaussian" and filler.std <= 0:
+    for field in ("value", "min", "max", "mean", "std"):
+        if not math.isfinite(getattr(filler, field)):
+            raise ValueError(f"{field} is a finite number; found {getattr(filler, field):g}")
+    if filler.sparse != -1 and (kind != "gaussian" or not shape):
+        raise ValueError(f"sparse is for gaussian fillers of blobs with axes only; found it with {kind!r}, {shape}")
+    if kind == "gaussian" and not filler.std > 0:
         raise ValueError(f"a gaussian filler needs std > 0; found {filler.std:g}")
     if kind == "uniform" and filler.min > filler.max:
         raise ValueError(f"a uniform filler needs min <= max; found {filler.min:g} and {filler.max:g}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaffe.compile.fillers import check
 from jaffe.compile.layer import Layer, Shape, Weight, check_types, make_layer
 from jaffe.compile.layers.data import Source
-from jaffe.netdef.errors import JaffeError, SpecError, suggest
+from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import ParamSpec
 from jaffe.netdef.weights import blob_shape
@@ -47,7 +48,7 @@ class Inferred:
         return [stored for stored in self.stored[node] if stored.owner == (node, stored.weight.name)]
 
 
-def infer(graph: Graph, inputs: Mapping[str, Shape] | None = None, batch: int | None = None) -> Inferred:
+def infer(graph: Graph, inputs: Mapping[str, Sequence[int]] | None = None, batch: int | None = None) -> Inferred:
     """Find all shapes, and refuse what does not fit.
 
     Args:
@@ -59,10 +60,13 @@ def infer(graph: Graph, inputs: Mapping[str, Shape] | None = None, batch: int | 
     """
     check_types(graph.nodes)
     layers = {node.name: make_layer(node) for node in graph.nodes}
-    given = dict(inputs or {})
+    given = {name: sizes(f"inputs[{name!r}]", shape) for name, shape in (inputs or {}).items()}
+    if batch is not None:
+        (batch,) = sizes("batch", [batch])
     fed: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     stored: dict[str, tuple[Stored, ...]] = {}
+    multipliers = _multipliers(graph)
     for node in graph.nodes:
         layer = layers[node.name]
         bottoms = [shapes[value] for value in node.bottoms]
@@ -74,20 +78,29 @@ def infer(graph: Graph, inputs: Mapping[str, Shape] | None = None, batch: int | 
         for top, shape in zip(node.tops, tops, strict=True):
             _check_size(node, f"top {top!r}", shape)
             shapes[top] = shape
-        stored[node.name] = _stored(node, layer.weights(bottoms), stored)
+        stored[node.name] = _stored(node, layer.weights(bottoms), stored, multipliers)
     if given:
         name = next(iter(given))
         raise JaffeError(f"the net has no input {name!r}{suggest(name, fed)}; it reads {', '.join(fed) or 'nothing'}")
     return Inferred(layers, shapes, stored, fed)
 
 
+def sizes(what: str, shape: Sequence[int]) -> Shape:
+    """A shape given from outside as a tuple of ints. Raises JaffeError unless all sizes are positive whole numbers."""
+    try:
+        result = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        result = (0,)
+    if any(size < 1 for size in result):
+        raise JaffeError(f"{what}: sizes are positive whole numbers; received {shape!r}")
+    return result
+
+
 def _source_shapes(layer: Source, given: dict[str, Shape], batch: int | None) -> list[Shape]:
     tops: list[Shape] = []
     for blob, shape in zip(layer.node.tops, layer.declared(), strict=True):
         if blob in given:
-            shape = tuple(given.pop(blob))
-            if any(not isinstance(size, int) or size < 1 for size in shape):
-                raise layer.node.error(f"inputs[{blob!r}]: sizes are positive whole numbers; found {shape}")
+            shape = given.pop(blob)
         elif shape is None:
             first = batch or layer.batch or 64
             raise layer.node.error(
@@ -105,7 +118,9 @@ def _check_size(node: Node, what: str, shape: Shape) -> None:
         raise node.error(f"{what} of shape {shape} has {math.prod(shape)} values; expected at most {MOST_VALUES}")
 
 
-def _stored(node: Node, weights: list[Weight], before: Mapping[str, tuple[Stored, ...]]) -> tuple[Stored, ...]:
+def _stored(
+    node: Node, weights: list[Weight], before: Mapping[str, tuple[Stored, ...]], multipliers: Multipliers
+) -> tuple[Stored, ...]:
     names = [weight.name for weight in weights]
     specs = list(node.proto.param)
     if len(specs) > len(weights):
@@ -119,17 +134,44 @@ def _stored(node: Node, weights: list[Weight], before: Mapping[str, tuple[Stored
             check(weight.filler, weight.shape)
         except ValueError as problem:
             raise node.error(f"{weight.name}_filler: {problem}") from None
-        spec = specs[i] if i < len(specs) else ParamSpec()
-        owner, lr, decay = (node.name, weight.name), spec.lr_mult, spec.decay_mult
+        owner = (node.name, weight.name)
         if i in node.shared:
             layer, index = node.shared[i]
-            theirs = result[index] if layer == node.name else before[layer][index]
-            _check_shared(node, weight, spec, layer, theirs)
-            owner, lr, decay = theirs.owner, theirs.lr_mult, theirs.decay_mult
+            owned = result if layer == node.name else before[layer]
+            if index >= len(owned):
+                raise node.error(f"param {i} shares with param {index} of layer {layer!r}, which has {len(owned)}")
+            _check_shared(node, weight, specs[i], layer, owned[index])
+            owner = owned[index].owner
+        lr, decay = multipliers.get(node.shared.get(i, (node.name, i)), (1.0, 1.0))
         if not weight.trained:
             lr = decay = 0.0
         result.append(Stored(weight, owner, lr, decay))
     return tuple(result)
+
+
+Multipliers = Mapping[tuple[str, int], tuple[float, float]]
+
+
+def _multipliers(graph: Graph) -> dict[tuple[str, int], tuple[float, float]]:
+    """lr_mult and decay_mult by owning layer and index: as the first layer that states them says; 1 otherwise.
+
+    Raises:
+        SpecError: two layers that share a parameter state different ones.
+    """
+    stated: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
+    for node in graph.nodes:
+        for i, spec in enumerate(node.proto.param):
+            one = stated.setdefault(node.shared.get(i, (node.name, i)), {})
+            for field in ("lr_mult", "decay_mult"):
+                if not spec.HasField(field):
+                    continue
+                value, by = one.setdefault(field, (getattr(spec, field), node.name))
+                if value != getattr(spec, field):
+                    raise node.error(f"shares {spec.name!r} with layer {by!r}: expected the same {field} {value:g}; "
+                                     f"found {getattr(spec, field):g}")
+    return {
+        owner: (one.get("lr_mult", (1.0, ""))[0], one.get("decay_mult", (1.0, ""))[0]) for owner, one in stated.items()
+    }
 
 
 def _check_blobs(node: Node, weights: list[Weight]) -> None:
@@ -141,6 +183,9 @@ def _check_blobs(node: Node, weights: list[Weight]) -> None:
         shape = blob_shape(blob)
         if not same_values(shape, weight.shape):
             raise node.error(f"stored {weight.name}: expected shape {weight.shape}; found {shape}")
+        count = len(blob.double_data or blob.data)
+        if count != math.prod(shape):
+            raise node.error(f"stored {weight.name}: expected {math.prod(shape)} values; found {count}")
 
 
 def same_values(found: Shape, expected: Shape) -> bool:
@@ -159,7 +204,7 @@ def _check_shared(node: Node, weight: Weight, spec: ParamSpec, owner: str, their
     elif shape != weight.shape:
         raise node.error(f"{weight.name} shares {spec.name!r} with layer {owner!r}: expected shape {shape}; "
                          f"found {weight.shape}")
-    for field, value in (("lr_mult", theirs.lr_mult), ("decay_mult", theirs.decay_mult)):
-        if spec.HasField(field) and getattr(spec, field) != value:
-            raise SpecError(f"shares {spec.name!r} with layer {owner!r}: expected the same {field} {value:g}; "
-                            f"found {getattr(spec, field):g}", layer=node.name, location=node.location or None)
+    if weight.trained != theirs.weight.trained:
+        kinds = {True: "a trained parameter", False: "state"}
+        raise node.error(f"{weight.name} shares {spec.name!r} with layer {owner!r}: expected "
+                         f"{kinds[theirs.weight.trained]}; found {kinds[weight.trained]}")

@@ -45,10 +45,12 @@ class Context:
     Attributes:
         rng: key of this layer for this call, or ``None``.
         node: the layer as declared, for messages.
+        dtype: of the net's blobs.
     """
 
     node: Node
     rng: Array | None = None
+    dtype: Any = jnp.float32
 
     def key(self) -> Array:
         """The layer's random key. Raises SpecError when the caller gave none."""
@@ -82,6 +84,11 @@ class Layer:
         self.settings = _attributes(node, self.attributes)
         self._check_counts()
         self._check_settings(fields)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the layer type was registered by a user rather than shipped."""
+        return self.node.type not in _BUILT_IN
 
     @property
     def train(self) -> bool:
@@ -138,7 +145,7 @@ class Layer:
 
     def _check_settings(self, own: Sequence[str]) -> None:
         """Settings of another layer type would be ignored without a word: refuse them."""
-        if self.node.type not in _BUILT_IN:
+        if self.foreign:
             return
         for field, _ in self.node.proto.ListFields():
             if field.name in SETTINGS_FIELDS and field.name not in own and field.name not in _SHARED_SETTINGS:

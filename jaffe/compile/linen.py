@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen
 
 from jaffe.compile.net import CompiledNet
@@ -22,17 +23,14 @@ class LinenNet(linen.Module):
 
     @linen.compact
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        fresh: dict[str, Any] = {}
-
-        def initial(group: str, layer: str) -> Any:
-            if not fresh:
-                fresh.update(self.net.init(self.make_rng("params")))
-            return fresh[group][layer]
-
-        shapes = jax.eval_shape(self.net.init, jax.random.key(0))
-        params = {layer: self.param(layer, lambda _, at=layer: initial("params", at)) for layer in shapes["params"]}
+        if self.is_initializing():
+            fresh = self.net.init(self.make_rng("params"))
+        else:  # Linen still asks for shapes, to compare them with what it was given
+            shapes = jax.eval_shape(self.net.init, jax.random.key(0))
+            fresh = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        params = {layer: self.param(layer, lambda _, one=group: one) for layer, group in fresh["params"].items()}
         state = {
-            layer: self.variable("state", layer, lambda at=layer: initial("state", at)) for layer in shapes["state"]
+            layer: self.variable("state", layer, lambda one=group: one) for layer, group in fresh["state"].items()
         }
         rng = self.make_rng("dropout") if self.has_rng("dropout") else None
         current = {layer: variable.value for layer, variable in state.items()}

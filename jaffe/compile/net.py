@@ -40,7 +40,7 @@ def compile_net(
     inputs: Mapping[str, Sequence[int]] | None = None,
     batch: int | None = None,
     stages: Sequence[str] = (),
-    level: int = 0,
+    level: int | None = None,
     dtype: Any = jnp.float32,
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
@@ -50,20 +50,31 @@ def compile_net(
         phase: ``"TRAIN"`` or ``"TEST"``; by default what the net's ``state`` says, else TEST.
         inputs: shapes of inputs that the net leaves open (data layers), or to override declared ones.
         batch: first axis of every input that ``inputs`` does not name.
-        stages, level: what ``include`` and ``exclude`` rules are held against.
+        stages, level: what ``include`` and ``exclude`` rules are held against, with the net's own ``state``:
+            stages add up, a level replaces.
         dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
 
     Raises:
         SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
-        JaffeError: ``inputs`` names what is not an input.
+        JaffeError: ``inputs`` names what is not an input, or another argument is wrong.
     """
     source = load(spec)
     own = source.net.state
     if phase is None:
         phase = "TRAIN" if own.HasField("phase") and own.phase == 0 else "TEST"
-    graph = resolve(source, NetState(phase, level or own.level, (*own.stage, *stages)))
-    shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
-    return CompiledNet(graph, infer(graph, shapes, batch), jnp.dtype(dtype))
+    if isinstance(stages, str):
+        raise JaffeError(f"stages is a list of names; received {stages!r}")
+    graph = resolve(source, NetState(phase, own.level if level is None else level, (*own.stage, *stages)))
+    return CompiledNet(graph, infer(graph, inputs, batch), _dtype(dtype))
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    found = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise JaffeError(f"dtype is float32 or float64; received {found}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise JaffeError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
+    return found
 
 
 class CompiledNet:
@@ -228,7 +239,7 @@ class CompiledNet:
         """Every value of the net, and the new state."""
         env = self._feeds(inputs)
         weights = _WeightReader(self, variables)
-        state: State = {layer: dict(group) for layer, group in variables.get("state", {}).items()}
+        state: State = {layer: dict(group) for layer, group in dict(variables or {}).get("state", {}).items()}
         if keep not in self._programs:
             self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
         for node, layer in self._programs[keep]:
@@ -240,26 +251,42 @@ class CompiledNet:
                     x if allowed else lax.stop_gradient(x)
                     for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
                 ]
-            context = Context(node, None if rng is None else _fold(rng, node.name))
+            context = Context(node, None if rng is None else _fold(rng, node.name), self.dtype)
             with jax.named_scope(node.name.replace("/", ".")):
-                tops, new = layer.apply_with_state(weights(node), bottoms, context)
+                tops, new = layer.apply_with_state(weights(node, state), bottoms, context)
+            for stored in self.inferred.stored[node.name] if new else ():
+                layer_name, name = stored.owner
+                if stored.weight.name in new:
+                    state[layer_name][name] = new[stored.weight.name]
+            _check_tops(node, tops, layer.shapes([x.shape for x in bottoms]) if layer.foreign else None)
             env.update(zip(node.tops, tops, strict=True))
-            if new:
-                state[node.name] = {**state.get(node.name, {}), **new}
         return env, state
 
     def _feeds(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
+        if not isinstance(inputs, Mapping):
+            raise JaffeError(f"inputs are a dict of arrays by name; received {type(inputs).__name__}")
         if set(inputs) != set(self.inputs):
             reads = ", ".join(f"{name} {value.shape}" for name, value in self.inputs.items()) or "nothing"
             extra = [name for name in inputs if name not in self.inputs]
             missing = [name for name in self.inputs if name not in inputs]
             problem = f"no input {extra[0]!r}" if extra else f"input {missing[0]!r} is missing"
             raise JaffeError(f"{problem}{suggest(extra[0], self.inputs) if extra else ''}; the net reads {reads}")
-        feeds = {name: jnp.asarray(value).astype(self.dtype) for name, value in inputs.items()}
+        feeds = {name: self._feed(name, value) for name, value in inputs.items()}
         shapes = {name: value.shape for name, value in feeds.items()}
         if shapes != dict(self.inferred.inputs) and all(isinstance(s, int) for shape in shapes.values() for s in shape):
             self._check_refit(shapes)
         return feeds
+
+    def _feed(self, name: str, value: Any) -> jax.Array:
+        try:
+            array = jnp.asarray(value)
+        except (TypeError, ValueError):
+            array = None
+        if array is None or jnp.issubdtype(array.dtype, jnp.complexfloating):
+            kind = type(value).__name__ if array is None else array.dtype
+            expected = f"an array of numbers, {self.inputs[name].shape}"
+            raise JaffeError(f"input {name!r}: expected {expected}; received {kind}")
+        return array.astype(self.dtype)
 
     def _check_refit(self, shapes: Mapping[str, Shape]) -> None:
         """Other input shapes than declared: the net must still fit, with the same weights."""
@@ -280,27 +307,35 @@ class _WeightReader:
         self.net = net
         self.variables = variables
 
-    def __call__(self, node: Node) -> dict[str, jax.Array]:
+    def __call__(self, node: Node, state: State) -> dict[str, jax.Array]:
         result = {}
         for stored in self.net.inferred.stored[node.name]:
-            array = self._find(node, stored)
+            array = self._find(node, stored, state)
             if stored.lr_mult == 0 and not self.net.graph.force_backward:
                 array = lax.stop_gradient(array)
             result[stored.weight.name] = array.reshape(stored.weight.shape)
         return result
 
-    def _find(self, node: Node, stored: Stored) -> jax.Array:
+    def _find(self, node: Node, stored: Stored, state: State) -> jax.Array:
+        """From the variables, or for state from its newest values."""
         group = "params" if stored.weight.trained else "state"
         layer, name = stored.owner
         try:
-            array = self.variables[group][layer][name]
+            array = jnp.asarray((self.variables["params"] if stored.weight.trained else state)[layer][name])
         except (KeyError, TypeError):
             raise node.error(f"the variables have no {group!r} {layer!r} {name!r}; "
                              "make them with net.init(key)") from None
-        if np.size(array) != np.prod(stored.weight.shape, dtype=int):
-            raise node.error(f"{group} {layer!r} {name!r}: expected shape {stored.weight.shape}; "
-                             f"found {tuple(np.shape(array))}")
-        return array
+        owned = next(one.weight for one in self.net.inferred.stored[layer] if one.weight.name == name)
+        if array.shape != owned.shape:
+            raise node.error(f"{group} {layer!r} {name!r}: expected shape {owned.shape}; found {array.shape}")
+        return array.astype(self.net.dtype)
+
+
+def _check_tops(node: Node, tops: Sequence[jax.Array], shapes: Sequence[Shape] | None) -> None:
+    """What a user's own layer returns is what its shape rule says."""
+    if shapes is not None and [tuple(np.shape(top)) for top in tops] != [tuple(shape) for shape in shapes]:
+        raise node.error(f"{node.type}.apply returns shapes {[tuple(np.shape(top)) for top in tops]}; "
+                         f"its shape rule says {[tuple(shape) for shape in shapes]}")
 
 
 def _fold(key: jax.Array, name: str) -> jax.Array:

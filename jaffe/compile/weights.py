@@ -40,7 +40,7 @@ def load_weights(
                          f"expected any of {_names([k for k, v in net.stored.items() if v])}")
     problems = [problem for layer in common for problem in _mismatches(net, layer, blobs[layer])]
     if problems:
-        raise JaffeError(f"{name} does not fit net {net.name!r} (rename a layer to start it afresh):\n  "
+        raise JaffeError(f"net {net.name!r} and {name} do not fit (rename a layer to start it afresh):\n  "
                          + "\n  ".join(problems))
     result = {group: {layer: dict(arrays) for layer, arrays in variables[group].items()} for group in variables}
     for layer in common:
@@ -54,6 +54,8 @@ def load_weights(
 
 def _mismatches(net: CompiledNet, layer: str, arrays: Sequence[np.ndarray]) -> list[str]:
     expected = net.stored[layer]
+    if not isinstance(arrays, (list, tuple)) or not all(np.asarray(array).dtype.kind in "fiub" for array in arrays):
+        return [f"layer {layer!r}: expected a list of arrays of numbers; found {type(arrays).__name__}"]
     if len(arrays) != len(expected):
         names = ", ".join(stored.weight.name for stored in expected) or "no weights"
         return [f"layer {layer!r}: expected {len(expected)} blobs ({names}); found {len(arrays)}"]

@@ -68,7 +68,11 @@ class LayerCall:
                 location=self.location,
             )
         else:
-            add_attribute(self.proto, key, value)
+            try:
+                add_attribute(self.proto, key, value)
+            except (TypeError, ValueError):
+                raise SpecError(f"L.{self.type}: {key}={value!r}: expected numbers, booleans or texts",
+                                location=self.location) from None
 
     def _assign(self, message: Any, key: str, value: Any) -> None:
         try:
@@ -87,7 +91,9 @@ def assign(message: Any, key: str, value: Any) -> None:
         raise ValueError(f"no field {key!r}{suggest(key, field_names(message))}")
     if field.is_repeated:
         target = getattr(message, key)
-        for item in value if isinstance(value, (list, tuple)) else [value]:
+        if hasattr(value, "tolist"):  # NumPy arrays and scalars
+            value = value.tolist()
+        for item in value if isinstance(value, (list, tuple, range)) else [value]:
             if field.message_type is not None:
                 _fill(target.add(), item)
             else:
@@ -173,7 +179,7 @@ class NetSpec:
     """
 
     def __init__(self, name: str = ""):
-        super().__setattr__("name", name)
+        super().__setattr__("_name", name)
         super().__setattr__("_named", {})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -197,7 +203,7 @@ class NetSpec:
 
     def source(self) -> NetSource:
         """The net and, for each layer, the Python line that made it."""
-        net, locations = _emit(self.name, self._named)
+        net, locations = _emit(self._name, self._named)
         return NetSource(net, tuple(locations))
 
     def to_proto(self) -> NetParameter:

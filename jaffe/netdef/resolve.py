@@ -28,7 +28,7 @@ def resolve(spec: Spec, state: NetState | None = None) -> Graph:
     if state is None:
         own = source.net.state
         state = NetState(phase_name(own.phase), own.level, tuple(own.stage))
-    builder = _Builder(state)
+    builder = _Builder(state, {top for layer in source.net.layer for top in layer.top})
     for layer, location in _layers(source):
         try:
             keep = included(layer, state)
@@ -47,7 +47,7 @@ def _layers(source: NetSource) -> Iterator[tuple[LayerParameter, str]]:
             f"is in Caffe's old format ({len(net.layers)} 'layers' entries), which is not read yet; expected 'layer'",
             location=source.filename or None,
         )
-    if net.input:
+    if net.input and (net.input_dim or net.input_shape):  # without either Caffe drops them
         yield _legacy_inputs(net, source.filename), source.filename
     for i, layer in enumerate(net.layer):
         yield layer, source.location(i)
@@ -55,8 +55,18 @@ def _layers(source: NetSource) -> Iterator[tuple[LayerParameter, str]]:
 
 def _legacy_inputs(net: NetParameter, filename: str) -> LayerParameter:
     """``input: "data" input_dim: ...`` (four numbers each) or ``input_shape`` as an Input layer."""
-    layer = LayerParameter(name="input", type="Input", top=net.input)
-    if net.input_dim:
+    name = "input"
+    while any(other.name == name for other in net.layer):
+        name += "_"
+    layer = LayerParameter(name=name, type="Input", top=net.input)
+    if net.input_shape:
+        if len(net.input_shape) != len(net.input):
+            raise SpecError(
+                f"expected an input_shape for each input ({len(net.input)}); found {len(net.input_shape)}",
+                location=filename or None,
+            )
+        layer.input_param.shape.extend(net.input_shape)
+    else:
         if len(net.input_dim) != 4 * len(net.input):
             raise SpecError(
                 f"expected 4 input_dim for each input ({4 * len(net.input)}); found {len(net.input_dim)}",
@@ -64,22 +74,17 @@ def _legacy_inputs(net: NetParameter, filename: str) -> LayerParameter:
             )
         for i in range(len(net.input)):
             layer.input_param.shape.add(dim=net.input_dim[4 * i : 4 * i + 4])
-    elif net.input_shape:
-        if len(net.input_shape) != len(net.input):
-            raise SpecError(
-                f"expected an input_shape for each input ({len(net.input)}); found {len(net.input_shape)}",
-                location=filename or None,
-            )
-        layer.input_param.shape.extend(net.input_shape)
     return layer
 
 
 class _Builder:
     """Adds layers one by one, keeping the values that blob names stand for at that point of the file."""
 
-    def __init__(self, state: NetState):
+    def __init__(self, state: NetState, declared: set[str]):
         self.state = state
+        self.declared = declared  # names of all blobs that some layer declares
         self.nodes: list[Node] = []
+        self.names: set[str] = set()
         self.current: dict[str, str] = {}  # blob name -> its value so far
         self.writers: dict[str, str] = {}  # blob name -> layer that first wrote it
         self.versions: dict[str, int] = {}  # blob name -> times written
@@ -106,7 +111,7 @@ class _Builder:
         self.read.update(bottoms)
         tops = list(layer.top)
         if layer.type.endswith("Loss") and not tops:
-            tops = [name if name not in self.current else f"{name}.loss"]  # Caffe's anonymous automatic top
+            tops = [self._automatic(name)]
         values = tuple(self._write(top, i, layer, name, error) for i, top in enumerate(tops))
         self.nodes.append(Node(
             name=name,
@@ -122,12 +127,18 @@ class _Builder:
 
     def _unique(self, name: str) -> str:
         """Caffe lets two layers have one name; here the second is called ``name#2``."""
-        taken = {node.name for node in self.nodes}
         candidate, count = name, 1
-        while candidate in taken:
+        while candidate in self.names:
             count += 1
             candidate = f"{name}#{count}"
+        self.names.add(candidate)
         return candidate
+
+    def _automatic(self, name: str) -> str:
+        """The top that a loss layer has without declaring it: named as the layer, where no declared blob is."""
+        while name in self.declared:
+            name += "_automatic"
+        return name
 
     def _write(self, blob: str, index: int, layer: LayerParameter, name: str, error: Error) -> str:
         in_place = index < len(layer.bottom) and layer.bottom[index] == blob
@@ -135,6 +146,8 @@ class _Builder:
             raise error(f"top {blob!r} is already produced by layer {self.writers[blob]!r}; "
                         f"give it another name, or make it bottom {index} too (in place)")
         version = self.versions.get(blob, -1) + 1
+        while version and f"{blob}#{version}" in self.declared:  # a blob may be called so
+            version += 1
         self.versions[blob] = version
         self.writers.setdefault(blob, name)
         self.current[blob] = f"{blob}#{version}" if version else blob

@@ -87,20 +87,30 @@ def from_file(path: Path) -> NetSource:
             return NetSource(NetParameter.FromString(content), filename=path.name, directory=path.parent)
         except DecodeError:
             raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
+    return from_text(decode(content, path), path.name, path.parent)
+
+
+def decode(content: bytes, path: Path) -> str:
+    """A text file's content: UTF-8 with or without a mark, or, in old files, any one-byte encoding (comments).
+
+    Raises:
+        SpecError: it holds zero bytes, and so is no text.
+    """
+    if b"\0" in content:
+        raise SpecError("is not text; a binary net ends in .caffemodel, .binaryproto or .pb", location=str(path))
     try:
-        return from_text(content.decode(), path.name, path.parent)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise SpecError(
-            "is not text; a binary net ends in .caffemodel, .binaryproto or .pb", location=str(path)
-        ) from None
+        return content.decode("latin-1")
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file. Raises SpecError when it cannot be read, in place of an OSError."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", location=str(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"cannot be read: {problem}", location=str(path)) from None
 
 
 def write_text(net: NetParameter, path: str | os.PathLike[str]) -> None:

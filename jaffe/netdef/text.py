@@ -17,7 +17,7 @@ _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
       | (?P<string>"(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*')
       | (?P<newline>\n)
-      | (?P<open>[{<]) | (?P<close>[}>])
+      | (?P<open>[{<]) | (?P<close>[}>]) | (?P<list>[\[\]])
       | (?P<word>[A-Za-z_]\w*)""",
     re.VERBOSE,
 )
@@ -35,6 +35,7 @@ def parse_text(text: str, message_class: type[M], filename: str = "<text>") -> M
         line, column = error.GetLine(), error.GetColumn()
         problem = re.sub(r"^\d+:\d+ ?: ?", "", str(error)).rstrip(".")
         problem = re.sub(r"^'.*': ", "", problem)  # protobuf repeats the whole line
+        problem = problem if len(problem) <= 200 else problem[:200] + "..."
         place = filename if line is None else f"{filename}:{line}:{column}"
         raise SpecError(_explain(problem), location=place) from None
     except (UnicodeError, RecursionError, ValueError) as error:
@@ -53,16 +54,18 @@ def layer_lines(text: str, field: str = "layer") -> list[int]:
     out in the order in which the parser puts them into the repeated field.
     """
     lines: list[int] = []
-    line, depth, word, word_line = 1, 0, "", 1
+    line, depth, word, word_line, listed = 1, 0, "", 1, False
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup
         if kind == "newline":
             line += 1
         elif kind == "word":
             word, word_line = token.group(), line
+        elif kind == "list" and depth == 0:  # layer [ { ... }, { ... } ]
+            listed = token.group() == "[" and word == field
         elif kind == "open":
-            if depth == 0 and word == field:
-                lines.append(word_line)
+            if depth == 0 and (listed or word == field):
+                lines.append(line if listed else word_line)
             depth += 1
         elif kind == "close":
             depth -= 1

@@ -45,6 +45,8 @@ def blob_to_array(blob: BlobProto) -> np.ndarray:
         ValueError: the number of values is not the product of the shape.
     """
     shape = blob_shape(blob)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a blob has the shape {shape}; expected sizes of 0 and above")
     data = np.array(blob.double_data if blob.double_data else blob.data, np.float32)
     if data.size != math.prod(shape):
         raise ValueError(f"a blob of shape {shape} has {data.size} values; expected {math.prod(shape)}")

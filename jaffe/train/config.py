@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from jaffe.netdef.builder import assign
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import NetParameter, NetState, SolverParameter
-from jaffe.netdef.source import NetSource, Spec, load, read_bytes
+from jaffe.netdef.source import NetSource, Spec, decode, load, read_bytes
 from jaffe.netdef.text import read_solver
 from jaffe.train.schedules import POLICIES
 
@@ -102,11 +102,7 @@ def _read(solver: Any) -> tuple[SolverParameter, Path, Path | None, str | None]:
     if isinstance(solver, str) and ("\n" in solver or (":" in solver and not os.path.exists(solver))):
         return read_solver(solver), Path(), None, "<text>"
     path = Path(solver)
-    try:
-        text = read_bytes(path).decode()
-    except UnicodeDecodeError:
-        raise SpecError("is not text; a solver is a prototxt", location=str(path)) from None
-    return read_solver(text, path.name), path.parent, path.with_suffix(""), path.name
+    return read_solver(decode(read_bytes(path), path), path.name), path.parent, path.with_suffix(""), path.name
 
 
 def _check(proto: SolverParameter, where: str | None) -> None:

@@ -29,17 +29,16 @@ class Snapshots:
 
     def save(self, iteration: int, state: Any, about: dict[str, Any]) -> Path:
         """Write ``state`` (a pytree of arrays) and ``about`` (JSON) for this iteration; replaces an older one."""
+        path = self.directory / f"iter_{iteration}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with _manager(self.directory.absolute()) as manager:
-                if iteration in manager.all_steps():
-                    manager.delete(iteration)
-                manager.save(iteration, args=ocp.args.Composite(
+            with _checkpointer() as checkpointer:
+                checkpointer.save(path.absolute(), force=True, args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), about=ocp.args.JsonSave({**about, "shapes": _shapes(state)}),
                 ))
         except OSError as error:
             raise JaffeError(f"the snapshot in {self.directory} cannot be written: {error.strerror}") from error
-        return self.directory / f"iter_{iteration}"
+        return path
 
     def iterations(self) -> list[int]:
         """Iterations that have a whole snapshot, in order."""
@@ -49,12 +48,13 @@ class Snapshots:
         return sorted(int(match.group(1)) for match in found if match)
 
 
-def restore(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
     """Read a snapshot.
 
     Args:
         path: a snapshot (``.../iter_500``), or a folder of them, whose latest is taken.
         like: a state of the same structure, for shapes, dtypes and devices.
+        partial: whether ``like`` may leave out parts of what was saved.
 
     Returns:
         The state, and what was saved about it.
@@ -62,29 +62,34 @@ def restore(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
     Raises:
         JaffeError: there is no snapshot, it is damaged, or it belongs to another net.
     """
-    path = path.absolute()
-    match = _STEP.search(path.name)
-    if not match:
-        iterations = Snapshots(path).iterations()
-        if not iterations:
-            raise JaffeError(f"{path} holds no snapshot: expected a folder iter_N, or one with such folders in it")
-        path, iteration = path / f"iter_{iterations[-1]}", iterations[-1]
-    elif not (path / "state").is_dir():
-        near = Snapshots(path.parent).iterations()
-        raise JaffeError(f"{path} is not a snapshot"
-                         + (f"; there are iterations {', '.join(map(str, near))}" if near else ""))
-    else:
-        iteration = int(match.group(1))
+    path = _find(path)
     try:
-        with _manager(path.parent) as manager:
-            about = dict(manager.restore(iteration, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about)
-            _check_shapes(path, about.pop("shapes"), _shapes(like))
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            return manager.restore(iteration, args=args).state, about
+        with _checkpointer() as checkpointer:
+            args = ocp.args.Composite(about=ocp.args.JsonRestore())
+            about = dict(checkpointer.restore(path.absolute(), args=args).about)
+            _check_shapes(path, about.pop("shapes"), _shapes(like), partial)
+            args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
+                item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial,
+            ))
+            return checkpointer.restore(path.absolute(), args=args).state, about
     except JaffeError:
         raise
     except Exception as error:  # whatever orbax, tensorstore and the file system raise on damaged files
         raise JaffeError(f"snapshot {path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def _find(path: Path) -> Path:
+    """The snapshot that a path means."""
+    if not _STEP.search(path.name):
+        iterations = Snapshots(path).iterations()
+        if not iterations:
+            raise JaffeError(f"{path} holds no snapshot: expected a folder iter_N, or one with such folders in it")
+        return path / f"iter_{iterations[-1]}"
+    if not (path / "state").is_dir():
+        near = Snapshots(path.parent).iterations()
+        raise JaffeError(f"{path} is not a snapshot"
+                         + (f"; there are iterations {', '.join(map(str, near))}" if near else ""))
+    return path
 
 
 def restore_variables(path: Path, like: dict[str, Any]) -> dict[str, Any]:
@@ -97,16 +102,14 @@ def restore_variables(path: Path, like: dict[str, Any]) -> dict[str, Any]:
     Raises:
         JaffeError: as ``restore`` does.
     """
-    partial = {"params": like["params"], "net_state": like["state"]}
-    state, _ = restore(path, partial)
+    state, _ = restore(path, {"params": like["params"], "net_state": like["state"]}, partial=True)
     return {"params": state["params"], "state": state["net_state"]}
 
 
-def _manager(directory: Path) -> ocp.CheckpointManager:
-    # Saving is synchronous: the arrays are donated to the next step.
+def _checkpointer() -> ocp.Checkpointer:
+    """Saves synchronously: the arrays are donated to the next step."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at WARNING and INFO
-    options = ocp.CheckpointManagerOptions(step_prefix="iter", enable_async_checkpointing=False, create=False)
-    return ocp.CheckpointManager(directory, options=options)
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
 
 def _shapes(state: Any) -> dict[str, list[int]]:
@@ -114,7 +117,9 @@ def _shapes(state: Any) -> dict[str, list[int]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): list(np.shape(leaf)) for path, leaf in leaves}
 
 
-def _check_shapes(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_shapes(path: Path, found: dict[str, Any], expected: dict[str, Any], partial: bool) -> None:
+    if partial:
+        found = {name: shape for name, shape in found.items() if name in expected}
     if found == expected:
         return
     lines = [

@@ -104,9 +104,9 @@ class Solver:
         self.learning_rate = learning_rate(proto)
         self.optimizer = make_optimizer(proto, self.net)
         self.state = self._fresh(self.net.init(key))
-        for path in (weights or ",".join(proto.weights)).split(","):
-            if path:
-                self.load_weights(path)
+        for file in (weights or ",".join(proto.weights)).split(","):
+            if file:
+                self.load_weights(file)
         step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size)
         self._step = jax.jit(step, donate_argnums=0)
         self._iteration = 0
@@ -251,9 +251,9 @@ class Solver:
         """
         self.state, about = restore(Path(path), self.state)
         self._iteration = about["iteration"]
-        if about["seed"] != self.seed:
-            self.seed = about["seed"]
-            self.feed.seed = about["seed"]
+        self.seed = self.feed.seed = about["seed"]
+        for evaluation in self.tests:
+            evaluation.key = jax.random.key(self.seed)
         self._batches = None
         self._window.clear()
         self.metrics.resume(self._iteration)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from jaffe.compile.fillers import check, fill
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
@@ -132,7 +131,9 @@ class DummyData(Layer):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         p, tops, error = self.p, len(self.node.tops), self.node.error
-        legacy = [list(p.num), list(p.channels), list(p.height), list(p.width)]
+        legacy = [list(values) for values in (p.num, p.channels, p.height, p.width)]
+        if any(len(values) > 1 for values in legacy):
+            legacy = [values * tops if len(values) == 1 else values for values in legacy]
         if p.shape and any(legacy):
             raise error("shape excludes num, channels, height and width; found both")
         if p.shape:
@@ -148,6 +149,9 @@ class DummyData(Layer):
         if len(p.data_filler) not in (0, 1, tops):
             raise error(f"expected no data_filler, one, or one for each of {tops} tops; found {len(p.data_filler)}")
         shapes = shapes * tops if len(shapes) == 1 else shapes
+        for shape in shapes:
+            if any(size < 1 for size in shape):
+                raise error(f"sizes are positive; found {shape}")
         for filler, shape in zip(self._fillers(), shapes, strict=True):
             try:
                 check(filler, shape)
@@ -164,7 +168,7 @@ class DummyData(Layer):
         for i, (filler, shape) in enumerate(zip(self._fillers(), self.shapes([]), strict=True)):
             fixed = filler.type in ("constant", "bilinear")
             key = jax.random.key(0) if fixed else jax.random.fold_in(ctx.key(), i)
-            tops.append(fill(key, shape, filler, jnp.dtype("float32")))
+            tops.append(fill(key, shape, filler, ctx.dtype))
         return tops
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:

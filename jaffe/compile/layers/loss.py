@@ -87,7 +87,8 @@ class SoftmaxWithLoss(Layer):
         label = _labels(label, log_p.shape[-1], label.shape)
         picked = jnp.take_along_axis(log_p, label[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
         # The value stops at log(FLT_MIN) as Caffe's does; the gradient stays p - onehot.
-        loss = -(picked + lax.stop_gradient(jnp.maximum(picked, math.log(_LEAST)) - picked))
+        finite = jnp.where(jnp.isneginf(picked), 0, picked)
+        loss = -(finite + lax.stop_gradient(jnp.maximum(picked, math.log(_LEAST)) - finite))
         if counted is not None:
             loss = jnp.where(counted, loss, 0)
         valid = loss.size if counted is None else counted.sum()
@@ -122,8 +123,7 @@ class SigmoidCrossEntropyLoss(Layer):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, target = bottoms[0], lax.stop_gradient(bottoms[1]).reshape(bottoms[0].shape)
         p = self.node.proto.loss_param
-        positive = jax.nn.relu(x) - x * target
-        loss = positive + jnp.log1p(jnp.exp(-jnp.abs(x)))
+        loss = jnp.logaddexp(x, 0) - x * target
         valid: Array | int = x.size
         if p.HasField("ignore_label"):
             counted = target != p.ignore_label

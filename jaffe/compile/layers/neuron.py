@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
 
@@ -45,13 +47,20 @@ class Power(Layer):
     Source: Caffe 1.0, ``power_layer.cpp``. The gradient at base 0 is the limit, where Caffe's is NaN.
     """
 
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        for field in ("power", "scale", "shift"):
+            if not math.isfinite(getattr(self.p, field)):
+                raise self.node.error(f"{field} is a finite number; found {getattr(self.p, field):g}")
+        return [bottoms[0]]
+
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, p = bottoms[0], self.p
         if p.power * p.scale == 0:
-            return [jnp.full_like(x, 1.0 if p.power == 0 else p.shift**p.power)]
+            with np.errstate(all="ignore"):  # what has no value is NaN or infinite, as in Caffe
+                return [jnp.full_like(x, np.float64(1.0) if p.power == 0 else np.power(np.float64(p.shift), p.power))]
         base = p.shift + p.scale * x
-        whole = int(p.power) if p.power == int(p.power) else p.power  # whole powers keep a gradient at base 0
-        return [base**whole]
+        # Small whole powers are products, which keep a gradient at base 0.
+        return [base ** (int(p.power) if p.power.is_integer() and abs(p.power) <= 64 else p.power)]
 
 
 @built_in("Dropout")

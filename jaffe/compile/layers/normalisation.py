@@ -12,7 +12,6 @@ from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
-from jaffe.compile.lowering import PoolGeometry, average_pool
 from jaffe.netdef.jaffe_pb2 import LRNParameter
 
 
@@ -23,7 +22,7 @@ class LRN(Layer):
     Shapes: (N, C, H, W), unchanged.
     ACROSS_CHANNELS: ``y = x (k + alpha / local_size * sum of x^2 over local_size channels around)^-beta``.
     WITHIN_CHANNEL: ``y = x (1 + alpha * mean of x^2 over a local_size square)^-beta``; ``k`` is not used
-    there, and the mean counts the zero padding.
+    there, and the mean counts the zero padding (it divides by local_size^2 everywhere).
     Source: Krizhevsky et al. 2012; Caffe 1.0, ``lrn_layer.cpp``.
     """
 
@@ -36,15 +35,16 @@ class LRN(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, p = bottoms[0], self.p
-        size, reach = p.local_size, (p.local_size - 1) // 2
-        if p.norm_region == LRNParameter.WITHIN_CHANNEL:
-            mean = average_pool(x * x, PoolGeometry((size, size), (1, 1), (reach, reach)))
-            return [x * (1 + p.alpha * mean) ** -p.beta]
+        within = p.norm_region == LRNParameter.WITHIN_CHANNEL
+        # Half widths of the window; a wider one than the blob sums nothing more.
+        reach = [min((p.local_size - 1) // 2, n - 1) for n in x.shape]
+        reach = [0, 0, *reach[2:]] if within else [0, reach[1], 0, 0]
         total = lax.reduce_window(
-            x * x, np.zeros((), x.dtype)[()], lax.add,
-            (1, size, 1, 1), (1, 1, 1, 1), [(0, 0), (reach, reach), (0, 0), (0, 0)],
+            x * x, np.zeros((), x.dtype)[()], lax.add, [2 * r + 1 for r in reach], [1] * 4, [(r, r) for r in reach]
         )
-        return [x * (p.k + p.alpha / size * total) ** -p.beta]
+        if within:
+            return [x * (1 + p.alpha / p.local_size**2 * total) ** -p.beta]
+        return [x * (p.k + p.alpha / p.local_size * total) ** -p.beta]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         size = self.p.local_size
@@ -72,6 +72,8 @@ class BatchNorm(Layer):
         return self.p.use_global_stats if self.p.HasField("use_global_stats") else not self.train
 
     def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        if not self.p.eps >= 0:
+            raise self.node.error(f"eps is not negative; found {self.p.eps:g}")
         for i, param in enumerate(self.node.proto.param):
             if param.lr_mult != 0 and len(self.node.proto.param) != 3:
                 raise self.node.error(f"BatchNorm's statistics are not learned: expected lr_mult 0 in param {i}; "

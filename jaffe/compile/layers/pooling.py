@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
-from jax import lax
-
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
-from jaffe.compile.lowering import PoolGeometry, average_pool, max_pool, stochastic_pool, windows
+from jaffe.compile.lowering import PoolGeometry, average_pool, max_places, max_pool, stochastic_pool
 from jaffe.netdef.jaffe_pb2 import PoolingParameter
 
 
@@ -24,7 +21,8 @@ class Pooling(Layer):
     STOCHASTIC: see ``stochastic_pool``; Caffe has it on the GPU only.
     ``global_pooling`` takes the whole image as the one window.
     Source: Caffe 1.0, ``pooling_layer.cpp``. A window without any cell (stride > kernel at the border)
-    averages to 0 here, where Caffe divides 0 by 0.
+    averages to 0 here, where Caffe divides 0 by 0; its maximum is -inf, in Caffe the least float32.
+    Kernels of more than 2^20 cells that are not the whole image, and STOCHASTIC ones of more than 2^10, are refused.
     """
 
     tops = (1, 2)
@@ -37,6 +35,10 @@ class Pooling(Layer):
             raise self.node.error(f"a second top (the mask) needs pool: MAX; found {self._method()}")
         geometry = self.geometry(shape)
         out = (geometry.out(shape[2], 0), geometry.out(shape[3], 1))
+        most = 2**10 if self.p.pool == PoolingParameter.STOCHASTIC else 2**20
+        if math.prod(geometry.kernel) > max(most, math.prod(shape[2:]) if most > 2**10 else 0):
+            raise self.node.error(f"kernel {geometry.kernel} has {math.prod(geometry.kernel)} cells; "
+                                  f"expected at most {most}")
         if min(out) <= 0:
             raise self.node.error(f"kernel {geometry.kernel} with pad {geometry.pad} does not fit an input "
                                   f"of {shape[2:]}")
@@ -49,13 +51,8 @@ class Pooling(Layer):
             return [average_pool(x, geometry)]
         if self.p.pool == PoolingParameter.STOCHASTIC:
             return [stochastic_pool(x, geometry, ctx.key() if self.train else None)]
-        if len(self.node.tops) == 1:
-            return [max_pool(x, geometry)]
-        values, places = windows(lax.stop_gradient(x), geometry, -math.inf)
-        first = jnp.argmax(values, 0)
-        shape = (len(places), 1, 1, *places.shape[1:])
-        mask = jnp.take_along_axis(jnp.asarray(places, x.dtype).reshape(shape), first[None], 0)[0]
-        return [max_pool(x, geometry), mask]
+        largest = max_pool(x, geometry)
+        return [largest] if len(self.node.tops) == 1 else [largest, max_places(x, geometry)]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * math.prod(self.geometry(bottoms[0]).kernel)

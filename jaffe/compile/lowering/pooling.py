@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class PoolGeometry:
 def max_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """Largest value of each window; the gradient goes to the first of equal maxima, in row-major order.
 
-    x: (N, C, H, W). A NaN in a window makes its output NaN.
+    x: (N, C, H, W). A NaN in a window makes its output NaN; a window with no cell at all gives -inf.
     """
     return _reduce(x, -jnp.inf, lax.max, geometry)
 
@@ -62,26 +63,35 @@ def average_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     return total / jnp.asarray(divisor, x.dtype)
 
 
-def windows(x: jax.Array, geometry: PoolGeometry, fill: float) -> tuple[jax.Array, np.ndarray]:
-    """Every window's values, and where they come from.
+def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    """Where each window's largest value stands, ``h * W + w``, as floats; the first of equal ones; -1 if none does.
 
-    Returns:
-        values, (kh * kw, N, C, oh, ow), ``fill`` outside the image; and their places ``h * W + w``,
-        (kh * kw, oh, ow), in row-major order of the window.
+    x: (N, C, H, W). Has no gradient.
     """
+    x = lax.stop_gradient(x)
+    places = jnp.broadcast_to(jnp.arange(x.shape[2] * x.shape[3], dtype=jnp.int32).reshape(x.shape[2:]), x.shape)
+
+    def larger(one: Any, other: Any) -> Any:
+        (a, i), (b, j) = one, other
+        first = (a > b) | ((a == b) & (i < j))
+        return jnp.where(first, a, b), jnp.where(first, i, j)
+
+    start = (np.array(-np.inf, x.dtype)[()], np.int32(-1))
+    _, found = lax.reduce_window((x, places), start, larger, *_window(x, geometry))
+    return found.astype(x.dtype)
+
+
+def windows(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    """Every window's values in row-major order, 0 outside the image: (kh * kw, N, C, oh, ow)."""
     height, width = x.shape[2:]
     out = [geometry.out(height, 0), geometry.out(width, 1)]
-    pads = [geometry.padding(height, 0), geometry.padding(width, 1)]
-    padded = jnp.pad(x, [(0, 0), (0, 0), *pads], constant_values=fill)
-    values, places = [], []
-    (sh, sw), (ph, pw) = geometry.stride, geometry.pad
-    for i in range(geometry.kernel[0]):
-        for j in range(geometry.kernel[1]):
-            values.append(padded[:, :, i : i + (out[0] - 1) * sh + 1 : sh, j : j + (out[1] - 1) * sw + 1 : sw])
-            rows = np.arange(out[0]) * sh - ph + i
-            columns = np.arange(out[1]) * sw - pw + j
-            places.append(rows[:, None] * width + columns[None, :])
-    return jnp.stack(values), np.stack(places)
+    padded = jnp.pad(x, _window(x, geometry)[2])
+    sh, sw = geometry.stride
+    return jnp.stack([
+        padded[:, :, i : i + (out[0] - 1) * sh + 1 : sh, j : j + (out[1] - 1) * sw + 1 : sw]
+        for i in range(geometry.kernel[0])
+        for j in range(geometry.kernel[1])
+    ])
 
 
 def stochastic_pool(x: jax.Array, geometry: PoolGeometry, key: jax.Array | None) -> jax.Array:
@@ -90,20 +100,23 @@ def stochastic_pool(x: jax.Array, geometry: PoolGeometry, key: jax.Array | None)
     With a key: each window's value is drawn with probability proportional to it. Without (TEST): the mean
     weighted by those probabilities, ``sum x^2 / sum x``, 0 where the sum is not positive.
     """
-    values, _ = windows(x, geometry, 0.0)
-    total = values.sum(0)
+    values = windows(x, geometry)
+    sums = jnp.cumsum(values, 0)
+    total = sums[-1]
     if key is None:
         safe = jnp.where(total > 0, total, 1)
         return jnp.where(total > 0, (values * values).sum(0) / safe, 0)
     threshold = (1 - jax.random.uniform(key, total.shape, x.dtype)) * total  # in (0, total]
-    reached = jnp.cumsum(values, 0) >= threshold
-    chosen = jnp.argmax(lax.stop_gradient(reached), 0)
+    chosen = jnp.argmax(lax.stop_gradient(sums >= threshold), 0)
     return jnp.take_along_axis(values, chosen[None], 0)[0]
 
 
 def _reduce(x: jax.Array, init: float, op: Any, geometry: PoolGeometry) -> jax.Array:
-    pads = [geometry.padding(x.shape[2], 0), geometry.padding(x.shape[3], 1)]
-    # A NumPy scalar: under jit a JAX one would hide from XLA's rules which reduction this is.
-    return lax.reduce_window(
-        x, np.array(init, x.dtype)[()], op, (1, 1, *geometry.kernel), (1, 1, *geometry.stride), [(0, 0), (0, 0), *pads]
-    )
+    # A NumPy scalar: under jit a JAX one would hide from JAX's rules which reduction this is.
+    return lax.reduce_window(x, np.array(init, x.dtype)[()], op, *_window(x, geometry))
+
+
+def _window(x: jax.Array, geometry: PoolGeometry) -> tuple[Sequence[int], Sequence[int], list[tuple[int, int]]]:
+    """Window, strides and padding on all four axes."""
+    pads = [(0, 0), (0, 0), geometry.padding(x.shape[2], 0), geometry.padding(x.shape[3], 1)]
+    return (1, 1, *geometry.kernel), (1, 1, *geometry.stride), pads

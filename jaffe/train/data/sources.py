@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.jaffe_pb2 import Datum
@@ -90,7 +91,7 @@ class LmdbSource:
             value = bytes(transaction.get(key) or b"")
         try:
             return decode_datum(Datum.FromString(value))
-        except ValueError as error:  # protobuf's DecodeError is one
+        except (ValueError, DecodeError) as error:
             raise JaffeError(f"LMDB {self.path}, record {index} (key {key!r}): {error}") from None
 
 

@@ -1,0 +1,136 @@
+"""What holds for every layer: shape rule, jit, vmap, gradients, float64, costs, export."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaffe.compile import compile_net, layer_types
+from jaffe.compile.layer import make_layer
+from jaffe.compile.layers.data import Source
+from jaffe.netdef import resolve
+from tests.nets import NETS
+
+PHASES = ("TRAIN", "TEST")
+
+
+def make_inputs(net, seed: int = 0) -> dict[str, jax.Array]:
+    """Positive values without ties (pools and products are smooth there); labels for inputs without channels."""
+    random = np.random.default_rng(seed)
+    inputs = {}
+    for name, spec in net.inputs.items():
+        if len(spec.shape) == 3:
+            inputs[name] = random.integers(0, 3, spec.shape)
+        else:
+            inputs[name] = random.permutation(int(np.prod(spec.shape))).reshape(spec.shape) / 100 + 0.105
+    return {name: jnp.asarray(value, net.dtype) for name, value in inputs.items()}
+
+
+@pytest.fixture(params=PHASES)
+def phase(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=NETS)
+def net(request, phase):
+    return compile_net(NETS[request.param], phase=phase)
+
+
+KEY = jax.random.key(3)
+
+
+def test_every_type_has_a_net():
+    types = {node.type for text in NETS.values() for node in resolve(text).nodes}
+    sources = {name for name in layer_types() if name not in types}
+    assert sources == {"Data", "HDF5Data", "ImageData", "MemoryData", "WindowData"}  # inputs, as Input is
+
+
+def test_shape_rule_and_jit(net):
+    variables, inputs = net.init(KEY), make_inputs(net)
+    blobs = list(net.graph.blobs)
+    outputs, state = net.apply(variables, inputs, KEY, blobs=blobs)
+    for name in blobs:
+        assert outputs[name].shape == net.shape(name), name
+        assert outputs[name].dtype == net.dtype, name
+    jitted, jitted_state = jax.jit(lambda v, x, k: net.apply(v, x, k, blobs=blobs))(variables, inputs, KEY)
+    assert jax.tree.structure(state) == jax.tree.structure(variables["state"])
+    for name in blobs:
+        np.testing.assert_allclose(jitted[name], outputs[name], rtol=1e-6, atol=1e-6)
+    for one, other in zip(jax.tree.leaves(jitted_state), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_vmap_is_a_loop(net):
+    variables = net.init(KEY)
+    several = [make_inputs(net, seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *several)
+    keys = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda x, k: net.apply(variables, x, k)[0])(stacked, keys)
+    for i, inputs in enumerate(several):
+        outputs, _ = net.apply(variables, inputs, keys[i])
+        for name in net.outputs:
+            np.testing.assert_allclose(mapped[name][i], outputs[name], rtol=1e-5, atol=1e-6)
+
+
+# The gradient of Accuracy and of the mask is none by definition; random choices have no finite difference.
+NOT_DIFFERENTIABLE = ("accuracy",)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in NOT_DIFFERENTIABLE])
+def test_gradients_against_finite_differences(name: str, phase: str):
+    with jax.enable_x64(True):
+        net = compile_net(NETS[name], phase=phase, dtype=jnp.float64)
+        variables, inputs = net.init(KEY), make_inputs(net)
+        labels = {key: value for key, value in inputs.items() if value.ndim == 3}
+        smooth = {key: value for key, value in inputs.items() if value.ndim != 3}
+        if name in ("sigmoid_loss", "softmax_loss"):
+            labels = {"y": inputs["y"]}
+            smooth = {"x": inputs["x"]}
+        differentiable = [blob for blob in net.outputs if blob != "mask"]
+
+        def outputs(params, smooth):
+            result, _ = net.apply({**variables, "params": params}, {**labels, **smooth}, KEY)
+            return [result[blob] for blob in differentiable]
+
+        check_grads(outputs, (variables["params"], smooth), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+def test_cost_and_summary(net):
+    cost = net.cost()
+    assert cost.params == sum(leaf.size for leaf in jax.tree.leaves(net.init(KEY)["params"]))
+    assert all(layer.flops >= 0 for layer in cost.layers)
+    assert all(node.name in str(net.summary()) for node in net.graph.nodes)
+
+
+def test_layers_are_documented():
+    from jaffe.compile.layer import _REGISTRY
+
+    for name in layer_types():
+        assert (_REGISTRY[name].__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_export_round_trip(name: str):
+    net = compile_net(NETS[name], phase="TEST")
+    variables, inputs = net.init(KEY), make_inputs(net)
+    data = jax.random.key_data(KEY)
+
+    def forward(variables, inputs, data):
+        return net.apply(variables, inputs, jax.random.wrap_key_data(data))[0]
+
+    blob = jax.export.export(jax.jit(forward))(variables, inputs, data).serialize()
+    outputs = jax.export.deserialize(blob).call(variables, inputs, data)
+    expected = forward(variables, inputs, data)
+    for blob in net.outputs:
+        np.testing.assert_allclose(outputs[blob], expected[blob], rtol=1e-5, atol=1e-6)
+
+
+def test_sources_are_inputs():
+    node = resolve('layer { name: "d" type: "MemoryData" top: "a" top: "b" memory_data_param { batch_size: 2 '
+                   'channels: 3 height: 5 width: 7 } }').nodes[0]
+    layer = make_layer(node)
+    assert isinstance(layer, Source)
+    assert layer.declared() == [(2, 3, 5, 7), (2,)]

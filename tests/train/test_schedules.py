@@ -1,0 +1,32 @@
+"""Learning rate policies against Caffe's formulas."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import pytest
+
+from jaffe.netdef.text import read_solver
+from jaffe.train import learning_rate
+
+AT = (0, 1, 4, 5, 9, 10, 11, 99)
+
+CASES = {
+    "lr_policy: 'fixed'": lambda t: 0.1,
+    "lr_policy: 'step' gamma: 0.5 stepsize: 5": lambda t: 0.1 * 0.5 ** (t // 5),
+    "lr_policy: 'exp' gamma: 0.9": lambda t: 0.1 * 0.9**t,
+    "lr_policy: 'inv' gamma: 0.01 power: 0.75": lambda t: 0.1 * (1 + 0.01 * t) ** -0.75,
+    "lr_policy: 'multistep' gamma: 0.1 stepvalue: 5 stepvalue: 10": lambda t: 0.1 * 0.1 ** ((t >= 5) + (t >= 10)),
+    "lr_policy: 'poly' power: 2 max_iter: 100": lambda t: 0.1 * (1 - t / 100) ** 2,
+    "lr_policy: 'sigmoid' gamma: 0.3 stepsize: 10": lambda t: 0.1 / (1 + math.exp(-0.3 * (t - 10))),
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_policy(text):
+    schedule = learning_rate(read_solver(f"base_lr: 0.1 {text}"))
+    for t in AT:
+        for rate in (schedule(t), jax.jit(schedule)(t)):
+            # Rates are float32: powers of 0.9 and 1 - t / max_iter near the end lose a digit.
+            assert float(rate) == pytest.approx(CASES[text](t), rel=1e-5)

@@ -1,0 +1,214 @@
+"""Runs: what is displayed, tested and saved, and exact resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaffe
+from jaffe import zoo
+from jaffe.netdef import JaffeError
+from jaffe.train.data import feed
+
+# Everything that could make a resumed run differ: Dropout, BatchNorm, random crops, shuffling, momentum.
+NET = """
+name: "n"
+layer { name: "d" type: "MemoryData" top: "data" top: "label" transform_param { crop_size: 6 mirror: true scale: 0.1 }
+        memory_data_param { batch_size: 5 channels: 1 height: 6 width: 6 } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+        convolution_param { num_output: 4 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "bn" }
+layer { name: "drop" type: "Dropout" bottom: "bn" top: "bn" }
+layer { name: "ip" type: "InnerProduct" bottom: "bn" top: "ip" param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
+        inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def items(count: int = 23) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {"data": random.integers(0, 16, (count, 1, 8, 8)).astype(np.uint8), "label": random.integers(0, 3, count)}
+
+
+def solver(folder=None, net=NET, **settings) -> jaffe.Solver:
+    defaults = dict(
+        base_lr=0.05, lr_policy="inv", gamma=0.1, power=0.75, momentum=0.9, weight_decay=0.01, max_iter=12,
+        test_iter=[2], test_interval=4, display=3, random_seed=7,
+    )
+    if folder is not None:
+        defaults["snapshot_prefix"] = str(folder / "run")
+    data = settings.pop("data", items())
+    return jaffe.Solver(net=net, data=data, **{**defaults, **settings})
+
+
+def same(one, other) -> None:
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("settings", [{}, {"iter_size": 2}, {"clip_gradients": 0.1}], ids=str)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, settings, streamed):
+    if streamed:
+        monkeypatch.setattr(feed, "RESIDENT_BYTES", 0)
+    whole = solver(tmp_path / "whole", **settings)
+    whole.run()
+    first = solver(tmp_path / "part", **{**settings, "max_iter": 7})
+    first.run()
+    resumed = solver(tmp_path / "part", **settings, random_seed=99)  # the snapshot's seed counts
+    resumed.run(tmp_path / "part" / "run_snapshots")
+    same(resumed.state, whole.state)
+
+    def rows(job):
+        return [{k: v for k, v in row.items() if k not in ("elapsed", "images_per_second")} for row in job.metrics.rows]
+
+    assert rows(resumed) == rows(whole)  # average_loss is 1: a row depends on its own iteration only
+
+
+def test_steps_in_pieces_are_one_run():
+    whole, pieces = solver(), solver()
+    losses = whole.step(6)
+    np.testing.assert_array_equal(np.concatenate([pieces.step(2), pieces.step(1), pieces.step(3)]), losses)
+    assert losses.shape == (6,)
+    assert pieces.iteration == 6
+    same(pieces.state, whole.state)
+
+
+def test_seed_decides():
+    same(solver().variables, solver().variables)
+    assert not np.array_equal(solver().step(2), solver(random_seed=8).step(2))
+
+
+def test_rows_and_files(tmp_path):
+    job = solver(tmp_path, snapshot=5, average_loss=2)
+    losses = job.step(12)
+    job = solver(tmp_path, snapshot=5, average_loss=2)
+    job.run()
+    rows = [json.loads(line) for line in (tmp_path / "run_metrics.jsonl").read_text().splitlines()]
+    training = [row for row in rows if "test" not in row]
+    assert [row["iteration"] for row in training] == [0, 3, 6, 9]
+    expected = [losses[0], *(losses[i - 1 : i + 1].mean() for i in (3, 6, 9))]
+    np.testing.assert_allclose([row["loss"] for row in training], expected, rtol=1e-6)
+    np.testing.assert_allclose([row["lr"] for row in training], [0.05 * (1 + 0.1 * i) ** -0.75 for i in (0, 3, 6, 9)],
+                               rtol=1e-6)
+    assert [row["iteration"] for row in rows if "test" in row] == [0, 4, 8, 12]
+    assert {path.name for path in (tmp_path / "run_snapshots").iterdir()} == {"iter_5", "iter_10", "iter_12"}
+    assert [path.name for path in job.files] == ["run_metrics.jsonl", "run_curves.png", "run_snapshots"]
+    assert (tmp_path / "run_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_written_without_a_prefix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = solver()
+    job.run()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(JaffeError, match="expected snapshot_prefix; found none"):
+        job.snapshot()
+
+
+def test_test_results_are_means_over_batches():
+    job = solver(test_iter=[3])
+    job.step(4)
+    (means,) = job.test()
+    evaluation = job.tests[0]
+    stream, outputs = evaluation.feed.batches(), []
+    for i in range(3):
+        key = jax.random.fold_in(evaluation.key, i)
+        inputs = evaluation.feed.fetch(evaluation.feed.resident, next(stream), jax.random.split(key)[0])
+        outputs.append(evaluation.net.apply({**job.variables}, inputs)[0])
+    assert means["loss"] == pytest.approx(np.mean([out["loss"] for out in outputs]), rel=1e-5)
+    assert means["accuracy"] == pytest.approx(np.mean([out["accuracy"] for out in outputs]), rel=1e-6)
+
+
+def test_iter_size_is_a_larger_batch():
+    """Two passes of 5 add up to one of 10 when nothing depends on the batch (no BatchNorm, Dropout, crops)."""
+    plain = "\n".join(line for line in NET.replace('bottom: "bn" top: "ip"', 'bottom: "conv" top: "ip"')
+                      .replace("crop_size: 6 mirror: true ", "").replace("height: 6 width: 6", "height: 8 width: 8")
+                      .splitlines() if '"bn"' not in line)
+    twice = solver(net=plain, iter_size=2, test_iter=[])
+    large = solver(net=plain.replace("batch_size: 5", "batch_size: 10"), test_iter=[])
+    np.testing.assert_allclose(twice.step(5), large.step(5), rtol=1e-4)
+    for one, other in zip(jax.tree.leaves(twice.variables), jax.tree.leaves(large.variables), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_one_program_and_no_waiting():
+    """One compilation, whatever the number of steps; state buffers are given away to the next step."""
+    job = solver(test_iter=[])
+    job.step(1)
+    before = job.state.params["ip"]["weight"]
+    job.step(5)
+    assert before.is_deleted()
+    assert job._step._cache_size() == 1
+
+
+def test_divergence_stops():
+    with pytest.raises(JaffeError, match=r"the loss is (nan|inf) at iteration \d+; try a smaller base_lr"):
+        solver(base_lr=1e20, lr_policy="fixed", test_iter=[]).step(12)
+
+
+def test_wrong_snapshots(tmp_path):
+    job = solver(tmp_path, max_iter=4)
+    job.run()
+    path = tmp_path / "run_snapshots"
+    with pytest.raises(JaffeError, match="iter_9 is not a snapshot; there are iterations 4"):
+        solver().restore(path / "iter_9")
+    with pytest.raises(JaffeError, match="holds no snapshot"):
+        solver().restore(tmp_path)
+    other = solver(net=NET.replace("num_output: 3", "num_output: 2"))
+    with pytest.raises(JaffeError, match="is of another net or solver") as caught:
+        other.restore(path)
+    assert "params/ip/bias: expected [2], found [3]" in str(caught.value)
+    for file in (path / "iter_4" / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(JaffeError, match="is damaged"):
+        solver().restore(path / "iter_4")
+
+
+def test_snapshot_of_the_same_iteration_is_replaced(tmp_path):
+    job = solver(tmp_path)
+    job.step(1)
+    assert job.snapshot() == job.snapshot()
+    job.restore(tmp_path / "run_snapshots")
+    assert job.iteration == 1
+
+
+def test_half_written_snapshots_do_not_count(tmp_path):
+    job = solver(tmp_path)
+    job.step(1)
+    path = job.snapshot()
+    shutil.copytree(path, path.with_name("iter_2.orbax-checkpoint-tmp"))
+    (path.with_name("iter_3")).mkdir()
+    job.restore(path.parent)
+    assert job.iteration == 1
+
+
+def test_train_test_prototxt_with_other_data(tmp_path):
+    """Caffe's own LeNet files, unmodified, with their Data layers fed from elsewhere."""
+    net = zoo.lenet().to_proto()
+    for layer in net.layer:
+        if layer.type == "MemoryData":
+            layer.type = "Data"
+            layer.data_param.source, layer.data_param.backend = "examples/mnist/nowhere_lmdb", 1
+            layer.data_param.batch_size = layer.memory_data_param.batch_size
+            layer.ClearField("memory_data_param")
+    (tmp_path / "lenet_train_test.prototxt").write_text(str(net))
+    (tmp_path / "lenet_solver.prototxt").write_text(
+        'net: "lenet_train_test.prototxt" test_iter: 1 test_interval: 10 base_lr: 0.01 momentum: 0.9 '
+        'lr_policy: "fixed" max_iter: 20 random_seed: 1 solver_mode: GPU')
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 10, 200)
+    images = (random.random((200, 1, 28, 28)) * 0.1 + labels.reshape(-1, 1, 1, 1) / 10).astype(np.float32)
+    job = jaffe.Solver(tmp_path / "lenet_solver.prototxt", data={"image": images, "label": labels})
+    losses = job.step(20)
+    assert losses[-3:].mean() < losses[:3].mean()
+    with pytest.raises(JaffeError, match=r"lmdb:examples/mnist/nowhere_lmdb: there is no"):
+        jaffe.Solver(tmp_path / "lenet_solver.prototxt")
