@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from jaffe.netdef.graph import Graph, Node
 
+# Caffe's colours, a little lighter.
 _COLOURS = {
-    "Convolution": "#ff5050", "Deconvolution": "#ff5050",
-    "Pooling": "#ff9900",
-    "InnerProduct": "#cc33ff",
+    "Convolution": "#ff8a8a",
+    "Deconvolution": "#ff8a8a",
+    "Pooling": "#ffc266",
+    "InnerProduct": "#dd88ff",
 }
-_OTHER, _BLOB = "#6495ed", "#e0e0e0"
+_OTHER = "#a6c1f4"
 
 
-def to_dot(graph: Graph, rankdir: str = "LR") -> str:
-    """The net in Graphviz's language: layers as boxes, blobs as octagons, in Caffe's colours.
+def to_dot(graph: Graph, rankdir: str = "LR", shapes: Mapping[str, Sequence[int]] | None = None) -> str:
+    """The net in Graphviz's language: a box a layer, in Caffe's colours, an arrow a blob.
 
     Render with ``dot -Tsvg``, or in a notebook with ``graphviz.Source(to_dot(graph))``.
 
     Args:
         rankdir: ``"LR"`` left to right, ``"TB"`` top to bottom.
+        shapes: of values, as ``CompiledNet.inferred.shapes`` has them, to be written on the arrows.
     """
-    lines = [f"digraph {_quote(graph.name or 'net')} {{", f"  rankdir={rankdir};", '  node [fontname="sans-serif"];']
-    blobs = dict.fromkeys(top for node in graph.nodes for top in node.tops)
-    for blob in blobs:
-        lines.append(f"  {_quote('blob ' + blob)} [label={_quote(blob)} shape=octagon style=filled "
-                     f'fillcolor="{_BLOB}"];')
+    lines = [
+        f"digraph {_quote(graph.name or 'net')} {{",
+        f"  rankdir={rankdir};",
+        '  node [fontname="sans-serif" fontsize=12 shape=box style="filled,rounded" color="#606060"];',
+        '  edge [fontname="sans-serif" fontsize=10 color="#606060"];',
+    ]
+    writer = {top: node.name for node in graph.nodes for top in node.tops}
     for node in graph.nodes:
         colour = _COLOURS.get(node.type, _OTHER)
-        label = "\n".join(_label(node))
-        lines.append(f"  {_quote('layer ' + node.name)} [label={_quote(label)} shape=box style=filled "
-                     f'fillcolor="{colour}"];')
-        lines += [f"  {_quote('blob ' + b)} -> {_quote('layer ' + node.name)};" for b in node.bottoms]
-        lines += [f"  {_quote('layer ' + node.name)} -> {_quote('blob ' + t)};" for t in node.tops]
+        lines.append(f'  {_quote(node.name)} [label={_quote(chr(10).join(_label(node)))} fillcolor="{colour}"];')
+    for node in graph.nodes:
+        for value in node.bottoms:
+            label = [value.split("#")[0]] if value.split("#")[0] != writer[value] else []
+            if shapes is not None:
+                label.append("×".join(map(str, shapes[value])))
+            text = f" [label={_quote(chr(10).join(label))}]" if label else ""
+            lines.append(f"  {_quote(writer[value])} -> {_quote(node.name)}{text};")
     return "\n".join([*lines, "}"]) + "\n"
 
 

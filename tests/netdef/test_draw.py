@@ -14,9 +14,19 @@ layer { name: "pool" type: "Pooling" bottom: "y" top: "y2" pooling_param { pool:
 def test_dot():
     dot = to_dot(resolve(NET), rankdir="TB")
     assert dot.startswith('digraph "n\\"et" {\n  rankdir=TB;')
-    assert '"layer conv" [label="conv\\nConvolution\\n3, kernel 5, stride 1" shape=box style=filled' in dot
-    assert '"blob x" -> "layer conv";' in dot
-    assert dot.count("{") == dot.count("}") == 1
+    assert '"conv" [label="conv\\nConvolution\\n3, kernel 5, stride 1" fillcolor="#ff8a8a"];' in dot
+    assert '"x" -> "conv";' in dot
+    assert '"conv" -> "pool" [label="y"];' in dot
+    with_shapes = to_dot(resolve(NET), shapes={"x": (1, 2), "y": (3, 4)})
+    assert '"conv" -> "pool" [label="y\\n3×4"];' in with_shapes
+
+
+def test_picture_of_the_readme_is_up_to_date():
+    """Otherwise: make drawings."""
+    from docs.draw import lenet
+    from tests.conftest import ROOT
+
+    assert (ROOT / "docs" / "lenet.dot").read_text() == lenet()
 
 
 def test_mermaid():

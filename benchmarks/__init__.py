@@ -1,0 +1,1 @@
+"""Benchmarks: ratios from interleaved runs. Never part of the tests."""
