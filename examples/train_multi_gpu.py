@@ -89,6 +89,8 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=16, help="images on each device (default: 16)")
     arguments.add_argument("--iterations", type=int, default=300)
     options = arguments.parse_args()
+    if not 1 <= options.devices <= jax.local_device_count() or options.iterations < 1 or options.batch < 1:
+        arguments.error(f"expected --devices from 1 to {jax.local_device_count()}, and positive numbers")
 
     from sklearn.datasets import load_digits
 

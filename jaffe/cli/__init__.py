@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from jaffe import __version__
 from jaffe.cli.devices import devices
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
@@ -14,12 +16,24 @@ from jaffe.cli.train import train
 from jaffe.netdef.errors import JaffeError
 
 app = typer.Typer(
-    help="A network is data: train, test, time and look at nets declared in Caffe's prototxt.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """A network is data: train, test, time and look at nets declared in Caffe's prototxt."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
 for command in (train, test, summary, time, devices):
     app.command()(command)
 
@@ -31,6 +45,3 @@ def main() -> None:
     except JaffeError as error:
         print(f"jaffe: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("jaffe: interrupted", file=sys.stderr)
-        sys.exit(130)

@@ -27,9 +27,9 @@ def use_device(name: str) -> None:
         raise JaffeError(f"--device {name}: this command uses one device; examples/train_multi_gpu.py uses several")
     platform, _, number = (f"gpu:{name}" if name.isdigit() else name).partition(":")
     try:
-        found = jax.devices(platform)
-        jax.config.update("jax_default_device", found[int(number or 0)])
-    except (RuntimeError, ValueError, IndexError):
+        by_number = dict(enumerate(jax.devices(platform)))
+        jax.config.update("jax_default_device", by_number[int(number or 0)])
+    except (RuntimeError, ValueError, KeyError):
         there = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
         raise JaffeError(f"--device {name} is not there; found {there}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,30 +58,37 @@ def run(
     from jaffe.train import ConsoleReporter, Solver
     from jaffe.zoo import recipe as find_recipe
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     settings: dict[str, Any] = {"max_iter": iterations} if iterations else {}
     spec: Any = solver
+    default_data = ""
     if not solver:
-        found = find_recipe(recipe or DEFAULT_RECIPE)
-        spec = found
+        spec = found = find_recipe(recipe or DEFAULT_RECIPE)
+        default_data = found.data
         settings["snapshot_prefix"] = output or f"runs/{found.name}/{found.name}"
-        console.print(f"[bold]{found.name}[/bold]: {found.about}")
+        console.print(f"{found.name}: {found.about}")
     elif output:
         settings["snapshot_prefix"] = output
-    by_phase: Any = {"train": data, "test": test_data or data} if data else None
+    by_phase = {"train": data or default_data, "test": test_data or data or default_data}
     job = Solver(
-        spec, net=model or None, data=by_phase, weights=weights or None, reporter=ConsoleReporter(console), **settings
+        spec, net=model or None, data={split: source for split, source in by_phase.items() if source} or None,
+        weights="" if snapshot else weights or None, reporter=ConsoleReporter(console), **settings,
     )
     console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
     began = time.perf_counter()
     job.run(snapshot or None)
-    _tell(console, job, time.perf_counter() - began, solver or f"--recipe {recipe or DEFAULT_RECIPE}")
+    chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
+              "data": data, "test-data": test_data, "output": output}
+    how = " ".join(f"--{option} {shlex.quote(value)}" for option, value in chosen.items() if value)
+    _tell(console, job, time.perf_counter() - began, how)
 
 
 def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     """What the run came to, what was written, and what to try next."""
     from jaffe.train.report import final_table
 
+    if job.iteration < job.proto.max_iter:
+        console.print(f"\nstopped before iteration {job.proto.max_iter}")
     rows = {"iterations": str(job.iteration), "time": f"{seconds:.1f} s"}
     training, tests = job.metrics.training(), job.metrics.tests()
     if training:
@@ -88,7 +96,8 @@ def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     for row in tests[-len(job.tests):] if tests else []:
         for name, value in row.items():
             if isinstance(value, float) and name not in ("iteration", "elapsed"):
-                rows[f"test {name}"] = f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
+                which = f"test {row['test']}" if row["test"] else "test"
+                rows[f"{which} {name}"] = f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
     console.print()
     console.print(final_table(rows))
     if job.snapshots is None:
@@ -96,9 +105,9 @@ def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     console.print("\nwritten")
     for path in job.files:
         console.print(f"  {path}")
-    where = f"--solver {how}" if not how.startswith("--") else how
+    more = job.proto.max_iter if job.iteration < job.proto.max_iter else 2 * job.iteration
     console.print(f"""
 try next
-  jaffe train {where} --snapshot {job.snapshots.directory} --iterations {2 * job.iteration}
+  jaffe train {how} --snapshot {shlex.quote(str(job.snapshots.directory))} --iterations {more}
   jaffe summary --model lenet
   jaffe train --recipe mlp""")

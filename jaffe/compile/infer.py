@@ -105,7 +105,7 @@ def _source_shapes(layer: Source, given: dict[str, Shape], batch: int | None) ->
             first = batch or layer.batch or 64
             raise layer.node.error(
                 f"the shape of {blob!r} is not in the net, only in the data: "
-                f"expected inputs={{{blob!r}: ({first}, ...)}}; found none"
+                f"expected inputs={{{blob!r}: ({first}, ...)}} (--input {blob}={first},...); found none"
             )
         elif batch is not None and shape:
             shape = (batch, *shape[1:])

@@ -128,6 +128,8 @@ def _check(proto: SolverParameter, where: str | None) -> None:
     for field in ("iter_size", "average_loss"):
         if getattr(proto, field) < 1:
             raise error(f"{field} is at least 1; found {getattr(proto, field)}")
+    if any(count < 1 for count in proto.test_iter):
+        raise error(f"test_iter is at least 1; found {list(proto.test_iter)}")
     for field in ("max_iter", "display", "snapshot", "test_interval"):
         if getattr(proto, field) < 0:
             raise error(f"{field} is not negative; found {getattr(proto, field)}")
@@ -146,7 +148,8 @@ def _nets(
             raise SpecError("expected one of net, net_param, train_net, train_net_param; found "
                             + (" and ".join(named) if named else "none"), location=where)
         train = _load(getattr(proto, named[0]), base, where)
-        tests = [NetSource(one) for one in proto.test_net_param] + [_load(one, base, where) for one in proto.test_net]
+        tests = [_load(one, base, where) for one in proto.test_net_param]
+        tests += [_load(one, base, where) for one in proto.test_net]
         if named[0].startswith("net"):
             if len(proto.test_iter) < len(tests):
                 raise SpecError(f"expected a test_iter for each of {len(tests)} test nets; "
@@ -173,7 +176,7 @@ def _role(source: NetSource, phase: str, extra: NetState) -> NetRole:
 
 
 def _load(what: str | NetParameter, base: Path, where: str | None) -> NetSource:
-    return NetSource(what) if isinstance(what, Message) else load(find(what, base, where))
+    return NetSource(what, directory=base) if isinstance(what, Message) else load(find(what, base, where))
 
 
 def find(path: str, base: Path, where: str | None = None) -> Path:

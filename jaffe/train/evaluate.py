@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -23,15 +24,20 @@ class Evaluation:
         feed: its data.
         iterations: batches in one evaluation, always the first ones of the feed.
         key: for layers that are random in phase TEST too, and for weights that no one gives.
+        with_loss: whether to put out the net's loss, the weighted sum, too.
     """
 
-    def __init__(self, net: CompiledNet, feed: Feed, iterations: int, key: jax.Array):
+    def __init__(self, net: CompiledNet, feed: Feed, iterations: int, key: jax.Array, with_loss: bool = False):
         self.net = net
         self.feed = feed
         self.iterations = iterations
         self.key = key
-        self._own: Any = None
-        self._step = jax.jit(make_test_step(net, feed.fetch))
+        self._step = jax.jit(make_test_step(net, feed.fetch, with_loss=with_loss and bool(net.loss_tops)))
+
+    @cached_property
+    def own(self) -> Any:
+        """Variables for layers that the other net does not have."""
+        return self.net.init(self.key)
 
     def run(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, float | list[float]]:
         """Mean of each output over the batches; a vector stays a list.
@@ -44,13 +50,11 @@ class Evaluation:
     def start(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, jax.Array]:
         """Begin: dispatch every batch and return the sums, still being computed."""
         if from_net is not None:
-            if self._own is None:
-                self._own = self.net.init(self.key)
-            variables = share(from_net, variables, self.net, self._own)
+            variables = share(from_net, variables, self.net, self.own)
         totals: dict[str, jax.Array] = {}
         batches: Iterator[Any] = self.feed.batches()
         for i in range(self.iterations):
-            outputs, _ = self._step(variables, self.feed.resident, next(batches), jax.random.fold_in(self.key, i))
+            outputs = self._step(variables, self.feed.resident, next(batches), jax.random.fold_in(self.key, i))
             for name, value in outputs.items():
                 totals[name] = totals[name] + value if name in totals else value
         return totals
@@ -69,11 +73,14 @@ def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> 
     """
     result = {group: {layer: dict(arrays) for layer, arrays in own[group].items()} for group in own}
     for layer, mine in net.stored.items():
+        theirs = from_net.stored.get(layer, mine)
+        shapes = [[one.weight.shape for one in stored] for stored in (theirs, mine)]
+        if shapes[0] != shapes[1]:
+            raise JaffeError(f"layer {layer!r} has weights of shapes {shapes[0]} in phase {from_net.phase} and "
+                             f"{shapes[1]} in phase {net.phase}; expected the same")
         for one, other in zip(mine, from_net.stored.get(layer, ()), strict=False):
-            if one.weight.shape != other.weight.shape:
-                raise JaffeError(f"layer {layer!r}: {one.weight.name} is {other.weight.shape} in phase "
-                                 f"{from_net.phase} and {one.weight.shape} in phase {net.phase}; expected one shape")
             group = "params" if one.weight.trained else "state"
+            owner, name = one.owner
             value = variables[group][other.owner[0]][other.owner[1]]
-            result[group][one.owner[0]][one.owner[1]] = jnp.reshape(value, one.weight.shape)
+            result[group][owner][name] = jnp.reshape(value, jnp.shape(own[group][owner][name]))
     return result

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -53,15 +54,15 @@ class ConsoleReporter:
     """A progress bar with loss, accuracy, images/s and time left; plain lines where output is not a terminal."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(file=sys.stdout, force_jupyter=False)
+        self.console = console or Console(file=sys.stdout, force_jupyter=False, markup=False)
         self.bar: Progress | None = None
 
     def start(self, iteration: int, max_iter: int) -> None:
         if not self.console.is_terminal:
             return
         self.bar = Progress(
-            TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-            TimeRemainingColumn(), console=self.console,
+            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
+            console=self.console,
         )
         self.status: dict[str, str] = {}
         self.task = self.bar.add_task("", total=max_iter, completed=iteration)
@@ -72,17 +73,20 @@ class ConsoleReporter:
             self.bar.update(self.task, completed=iteration)
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        self._show(loss=f"{row['loss']:.4g}", speed=f"{row['images_per_second']:,.0f} images/s")
+        rate = row["images_per_second"]
+        speed = {} if rate is None else {"speed": f"{rate:,.0f} images/s"}
+        self._show(loss=f"loss {row['loss']:.4g}", **speed)
         if not self.bar:
             self.console.print(f"iteration {row['iteration']:>6}  loss {row['loss']:.6g}  lr {row['lr']:.4g}  "
-                               f"{row['images_per_second']:,.0f} images/s", highlight=False)
+                               + speed.get("speed", ""), highlight=False)
 
     def tested(self, row: Mapping[str, Any]) -> None:
         results = {key: value for key, value in row.items() if key not in ("iteration", "test", "elapsed")}
         if "accuracy" in results:
-            self._show(accuracy=f"test accuracy {results['accuracy']:.2%}")
+            self._show(accuracy=f"accuracy {results['accuracy']:.2%}")
         text = "  ".join(f"{name} {_number(value)}" for name, value in results.items())
-        self.console.print(f"iteration {row['iteration']:>6}  test {text}", highlight=False)
+        which = f"test {row['test']} " if row["test"] else "test "
+        self.console.print(f"iteration {row['iteration']:>6}  {which}{text}", highlight=False)
 
     def saved(self, path: Path) -> None:
         self.console.print(f"snapshot  {path}", highlight=False, soft_wrap=True)
@@ -94,8 +98,6 @@ class ConsoleReporter:
 
     def _show(self, **parts: str) -> None:
         if self.bar:
-            if "loss" in parts:
-                parts["loss"] = f"loss {parts['loss']}"
             self.status.update(parts)
             self.bar.update(self.task, description="  ".join(self.status.values()))
 
@@ -156,6 +158,22 @@ class Metrics:
         return [row for row in self.rows if "test" not in row]
 
 
+def make_room(paths: Sequence[Path], folder: Path) -> None:
+    """Rename what an earlier run left, ``x`` to ``x.1`` (or the next free number, the same for all).
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    number = 1
+    while any(path.with_name(f"{path.name}.{number}").exists() for path in paths):
+        number += 1
+    for path in paths:
+        path.rename(path.with_name(f"{path.name}.{number}"))
+
+
 def final_table(rows: Mapping[str, str]) -> Table:
     """What a run came to, as a two-column table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -165,4 +183,4 @@ def final_table(rows: Mapping[str, str]) -> Table:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else f"({len(value)} values)" if isinstance(value, list) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,47 @@ import orbax.checkpoint as ocp
 
 from jaffe.netdef.errors import JaffeError
 
-_STEP = re.compile(r"iter_(\d+)$")
+_STEP = re.compile(r"iter_(\d+)")
 
 
 class Snapshots:
     """The snapshots of one run: folders ``iter_100``, ``iter_200``, ... in ``directory``.
 
-    A snapshot is written beside its final name and renamed when complete, so that a run that dies leaves
-    whole snapshots only.
+    A snapshot is written beside its final name and renamed when complete; one that it replaces is removed after
+    that. So a run that dies, or a disk that is full, leaves whole snapshots only.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
 
     def save(self, iteration: int, state: Any, about: dict[str, Any]) -> Path:
-        """Write ``state`` (a pytree of arrays) and ``about`` (JSON) for this iteration; replaces an older one."""
+        """Write ``state`` (a pytree of arrays) and ``about`` (JSON) for this iteration; replaces an older one.
+
+        Raises:
+            JaffeError: it cannot be written; an older one stays.
+        """
         path = self.directory / f"iter_{iteration}"
+        new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with _checkpointer() as checkpointer:
-                checkpointer.save(path.absolute(), force=True, args=ocp.args.Composite(
+                checkpointer.save(new.absolute(), force=True, args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), about=ocp.args.JsonSave({**about, "shapes": _shapes(state)}),
                 ))
-        except OSError as error:
-            raise JaffeError(f"the snapshot in {self.directory} cannot be written: {error.strerror}") from error
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        except Exception as error:  # whatever orbax, tensorstore and the file system raise: often a full disk
+            problem = str(error).splitlines()[0] if str(error) else ""
+            raise JaffeError(f"snapshot {path} cannot be written: {type(error).__name__}: {problem}") from error
         return path
 
     def iterations(self) -> list[int]:
         """Iterations that have a whole snapshot, in order."""
         if not self.directory.is_dir():
             return []
-        found = (_STEP.search(path.name) for path in self.directory.iterdir() if (path / "state").is_dir())
+        found = (_STEP.fullmatch(path.name) for path in self.directory.iterdir() if (path / "state").is_dir())
         return sorted(int(match.group(1)) for match in found if match)
 
 
@@ -80,7 +91,7 @@ def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[
 
 def _find(path: Path) -> Path:
     """The snapshot that a path means."""
-    if not _STEP.search(path.name):
+    if not _STEP.fullmatch(path.name):
         iterations = Snapshots(path).iterations()
         if not iterations:
             raise JaffeError(f"{path} holds no snapshot: expected a folder iter_N, or one with such folders in it")

@@ -7,12 +7,14 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaffe.compile.net import CompiledNet, compile_net
 from jaffe.compile.weights import load_weights
@@ -22,13 +24,14 @@ from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec
 from jaffe.netdef.text import format_text
-from jaffe.train.config import NetRole, Recipe, read_config
+from jaffe.train.config import NetRole, Recipe, find, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
 from jaffe.train.evaluate import Evaluation
+from jaffe.train.interrupt import Interrupt
 from jaffe.train.optimizer import make_optimizer
-from jaffe.train.report import Metrics, Reporter, Silent
+from jaffe.train.report import Metrics, Reporter, Silent, make_room
 from jaffe.train.schedules import learning_rate
 from jaffe.train.snapshots import Snapshots, restore
 from jaffe.train.step import TrainState, make_train_step
@@ -54,7 +57,8 @@ class Solver:
         net: the net, for training and testing, in place of those that the solver names.
         data: what feeds the nets, in place of their data layers' own files: see ``open_dataset``. A dict with the
             keys ``"train"`` and ``"test"`` gives each phase its own.
-        weights: ``.caffemodel`` files to start from, separated by commas; by layer name.
+        weights: ``.caffemodel`` files to start from, separated by commas, by layer name; ``""`` for none, whatever
+            the solver file says.
         reporter: told of progress; default silent.
         dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
         settings: fields of ``SolverParameter``: ``base_lr=0.01``, ``test_iter=[10]``, ... A setting replaces
@@ -96,24 +100,29 @@ class Solver:
         by_split = data if isinstance(data, Mapping) and set(data) <= {"train", "test"} else None
         self.net, self.feed = self._compile(self.config.train, by_split.get("train") if by_split else data)
         self.tests = [
-            Evaluation(*self._compile(role, by_split.get("test") if by_split else data), iterations, key)
+            Evaluation(
+                *self._compile(role, by_split.get("test") if by_split else data), iterations, key,
+                with_loss=proto.test_compute_loss,
+            )
             for role, iterations in zip(self.config.tests, proto.test_iter, strict=True)
         ]
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
         self.learning_rate = learning_rate(proto)
         self.optimizer = make_optimizer(proto, self.net)
+        self._iteration = 0
         self.state = self._fresh(self.net.init(key))
-        for file in (weights or ",".join(proto.weights)).split(","):
-            if file:
-                self.load_weights(file)
+        for file in (",".join(proto.weights) if weights is None else weights).split(","):
+            if file.strip():
+                self.load_weights(find(file.strip(), self.config.directory))
         step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size)
         self._step = jax.jit(step, donate_argnums=0)
-        self._iteration = 0
         self._batches: Iterator[Any] | None = None
         self._window: deque[float] = deque(maxlen=proto.average_loss)
         self.metrics = Metrics(self._path("metrics.jsonl"))
         self.snapshots = Snapshots(path) if (path := self._path("snapshots")) else None
+        self._saved: int | None = None  # iteration of the last snapshot of this run
+        self._began = False
 
     @property
     def iteration(self) -> int:
@@ -126,8 +135,12 @@ class Solver:
         return jax.tree.map(jnp.copy, self.state.variables)
 
     def load_weights(self, source: str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Copy weights into the training net by layer name; see ``jaffe.load_weights``. Clears the momentum."""
-        self.state = self._fresh(load_weights(self.net, self.variables, source))
+        """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum."""
+        fresh = self._fresh(load_weights(self.net, self.variables, source))
+        opt_state = optax.tree_utils.tree_set(fresh.opt_state, count=jnp.int32(self._iteration))
+        self.state = replace(fresh, iteration=jnp.int32(self._iteration), opt_state=opt_state)
+        for evaluation in self.tests:
+            evaluation.own = load_weights(evaluation.net, evaluation.own, source)
 
     @property
     def files(self) -> list[Path]:
@@ -138,18 +151,24 @@ class Solver:
     def run(self, snapshot: str | os.PathLike[str] | None = None) -> None:
         """Train up to ``max_iter``, testing, displaying and saving when the solver says so.
 
+        An interrupt (Ctrl-C) ends the run after the iteration under way, with a snapshot; a second one at once.
+        What an earlier run left under the same prefix is renamed (``..._snapshots.1``), not overwritten.
+
         Args:
             snapshot: of an earlier run, to go on from: the result is that of the run that was never stopped.
         """
         if snapshot is not None:
             self.restore(snapshot)
         self.reporter.start(self._iteration, self.proto.max_iter)
+        stopped = False
         try:
-            self.step(max(self.proto.max_iter - self._iteration, 0))
-            last = self.snapshots.iterations()[-1:] if self.snapshots else []
-            if self.snapshots and self.proto.snapshot_after_train and last != [self._iteration]:
+            try:
+                self.step(max(self.proto.max_iter - self._iteration, 0))
+            except KeyboardInterrupt:
+                stopped = True
+            if self.snapshots and self.proto.snapshot_after_train and self._saved != self._iteration:
                 self.snapshot()
-            if self.tests and self._iteration % self.proto.test_interval == 0:
+            if self.tests and self._iteration % self.proto.test_interval == 0 and not stopped:
                 self.test()
         finally:
             self.reporter.stop()
@@ -164,8 +183,10 @@ class Solver:
 
         Raises:
             JaffeError: the loss became NaN or infinite; training cannot go on from there.
+            KeyboardInterrupt: after the iteration that was under way; the solver can go on.
         """
         proto = self.proto
+        self._begin()
         if self._batches is None:
             self._batches = self.feed.batches(self._iteration * proto.iter_size, proto.iter_size)
         losses: list[float] = []
@@ -178,29 +199,43 @@ class Solver:
                 iteration, loss = pending.popleft()
                 losses.append(self._settled(iteration, float(loss), clock))
 
-        for _ in range(iterations):
-            i = self._iteration
-            if self.tests and i % proto.test_interval == 0 and (i > 0 or proto.test_initialization):
-                settle(0)
-                with clock.paused():
-                    self.test()
-            self.state, metrics = self._step(self.state, self.feed.resident, next(self._batches))
-            pending.append((i, metrics["loss"]))
-            self._iteration += 1
-            settle(IN_FLIGHT)
-            self.reporter.advanced(self._iteration)
-            if proto.snapshot and self._iteration % proto.snapshot == 0 and self.snapshots:
-                settle(0)
-                with clock.paused():
-                    self.snapshot()
-        settle(0)
+        with Interrupt() as interrupt:
+            for _ in range(iterations):
+                i = self._iteration
+                if self.tests and i % proto.test_interval == 0 and (i > 0 or proto.test_initialization):
+                    settle(0)
+                    with clock.paused():
+                        self.test()
+                self.state, metrics = self._step(self.state, self.feed.resident, next(self._batches))
+                pending.append((i, metrics["loss"]))
+                self._iteration += 1
+                settle(IN_FLIGHT)
+                self.reporter.advanced(self._iteration)
+                if proto.snapshot and self._iteration % proto.snapshot == 0 and self.snapshots:
+                    settle(0)
+                    with clock.paused():
+                        self.snapshot()
+                if interrupt.requested:
+                    settle(0)
+                    raise KeyboardInterrupt
+            settle(0)
         return np.array(losses, np.float32)
+
+    def _begin(self) -> None:
+        """Once a run: see that its files can be written, and put those of an earlier run aside."""
+        if self._began or self.config.prefix is None:
+            return
+        self._began = True
+        try:
+            make_room(self.files, self.config.prefix.parent)
+        except OSError as error:
+            raise JaffeError(f"nothing can be written under {self.config.prefix}: {error.strerror}") from None
 
     def _settled(self, iteration: int, loss: float, clock: _Clock) -> float:
         if not np.isfinite(loss):
-            raise JaffeError(f"the loss is {loss} at iteration {iteration}; try a smaller base_lr or smaller "
-                             "initial weights" + (f"; the last snapshots are in {self.snapshots.directory}"
-                                                  if self.snapshots else ""))
+            saved = f"; iteration {self._saved} is saved" if self._saved else ""
+            raise JaffeError(f"the loss is {loss} at iteration {iteration}; try a smaller base_lr or smaller initial "
+                             f"weights, and see that no label is outside the classes{saved}")
         self._window.append(loss)
         clock.tick()
         if self.proto.display and iteration % self.proto.display == 0:
@@ -208,7 +243,7 @@ class Solver:
                 "iteration": iteration,
                 "loss": float(np.mean(self._window)),
                 "lr": float(self.learning_rate(iteration)),
-                "images_per_second": round(clock.rate(), 1),
+                "images_per_second": clock.rate(),
             }))
         return loss
 
@@ -217,12 +252,7 @@ class Solver:
         results = []
         for i, evaluation in enumerate(self.tests):
             means = evaluation.run(self.state.variables, self.net)
-            if not self.proto.test_compute_loss:
-                shown = means
-            else:
-                weights = {top: weight for top, weight in evaluation.net.loss_tops.items() if top in means}
-                shown = {**means, "total loss": sum(w * np.sum(means[top]) for top, w in weights.items())}
-            self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **shown}))
+            self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **means}))
             results.append(means)
         return results
 
@@ -239,7 +269,9 @@ class Solver:
             "seed": self.seed,
             "net": self.net.name,
             "solver": format_text(self.proto),
+            "window": list(self._window),
         })
+        self._saved = self._iteration
         self.reporter.saved(path)
         return path
 
@@ -255,8 +287,11 @@ class Solver:
         for evaluation in self.tests:
             evaluation.key = jax.random.key(self.seed)
         self._batches = None
-        self._window.clear()
-        self.metrics.resume(self._iteration)
+        self._window = deque(about["window"], self.proto.average_loss)
+        self._saved = None
+        if not self._began:  # else this run's own file goes on
+            self.metrics.resume(self._iteration)
+            self._began = True
 
     def _fresh(self, variables: dict[str, Any]) -> TrainState:
         """The state before the first update. Its arrays are its own: the step donates them."""
@@ -278,21 +313,28 @@ class Solver:
 
 
 class _Clock:
-    """Images a second since the last question, without the time spent testing and saving."""
+    """Images a second since the last question, without compiling, testing and saving."""
 
     def __init__(self, images: int):
         self.images = images
-        self.began = time.perf_counter()
+        self.began: float | None = None
         self.steps = 0
 
     def tick(self) -> None:
-        self.steps += 1
+        """A step is done. The first one, which compiles, only starts the clock."""
+        if self.began is None:
+            self.began = time.perf_counter()
+        else:
+            self.steps += 1
 
-    def rate(self) -> float:
+    def rate(self) -> float | None:
+        """``None`` when no step was timed."""
+        if not self.steps or self.began is None:
+            return None
         now = time.perf_counter()
         rate = self.steps * self.images / max(now - self.began, 1e-9)
         self.began, self.steps = now, 0
-        return rate
+        return round(rate, 1)
 
     def paused(self) -> _Pause:
         return _Pause(self)
@@ -306,4 +348,5 @@ class _Pause:
         self.at = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.clock.began += time.perf_counter() - self.at
+        if self.clock.began is not None:
+            self.clock.began += time.perf_counter() - self.at

@@ -88,12 +88,16 @@ def make_train_step(
 
 
 def make_test_step(
-    net: CompiledNet, fetch: Fetch
-) -> Callable[[Any, Any, Any, jax.Array], tuple[dict[str, jax.Array], dict[str, Any]]]:
-    """A pure function ``(variables, resident, batch, key) -> (output blobs, new net state)``."""
+    net: CompiledNet, fetch: Fetch, *, with_loss: bool = False
+) -> Callable[[Any, Any, Any, jax.Array], dict[str, jax.Array]]:
+    """A pure function ``(variables, resident, batch, key) -> output blobs``, and ``"total loss"`` if asked for."""
 
-    def step(variables: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
+    def step(variables: Any, resident: Any, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
         data_key, net_key = jax.random.split(key)
-        return net.apply(variables, fetch(resident, batch, data_key), net_key)
+        inputs = fetch(resident, batch, data_key)
+        if not with_loss:
+            return net.apply(variables, inputs, net_key)[0]
+        loss, (outputs, _) = net.loss(variables, inputs, net_key)
+        return {**outputs, "total loss": loss}
 
     return step

@@ -242,7 +242,7 @@ WRONG = {
     "no_shape": (
         'layer { name: "mnist" type: "Data" top: "data" top: "label" data_param { batch_size: 64 } }\n',
         "layer 'mnist' (net.prototxt:1): the shape of 'data' is not in the net, only in the data: expected "
-        "inputs={'data': (64, ...)}; found none",
+        "inputs={'data': (64, ...)} (--input data=64,...); found none",
     ),
     "propagate_down": (
         DATA + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" propagate_down: true propagate_down: false '

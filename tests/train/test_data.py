@@ -226,3 +226,67 @@ def test_digits():
     first = train.fields()
     assert first["image"].shape == (1, 8, 8)
     assert first["image"].max() <= 16
+
+
+def records(count: int = 10) -> list[dict[str, np.ndarray]]:
+    data = arrays(count)
+    return [{"data": data["data"][i], "label": data["label"][i]} for i in range(count)]
+
+
+def broken(index: int, **fields) -> list:
+    result = records()
+    result[index] = {**result[index], **fields}
+    return [{k: v for k, v in record.items() if v is not None} for record in result]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (broken(3, label=None), "list, record 3: KeyError: 'label'"),
+        (broken(3, data=np.zeros((1, 2, 4), np.uint8)),
+         "list, record 3: data is uint8 (1, 2, 4); expected uint8 (1, 2, 3), as record 0"),
+        (broken(3, data=np.zeros((1, 2, 3))), "list, record 3: data is float64 (1, 2, 3); expected uint8 (1, 2, 3)"),
+        (broken(0, label="cat"), "list: field 'label' holds <U3; expected numbers"),
+        ([1, 2, 3], "list, record 0: expected a dict of arrays; AttributeError"),
+        ([], "list is empty"),
+    ],
+    ids=range(6),
+)
+def test_records_that_differ(where, data, message):
+    with pytest.raises(JaffeError) as caught:
+        labels(make_feed(data, "TEST"), 3)
+    assert message in str(caught.value)
+
+
+def test_fields_that_are_not_needed_do_not_matter():
+    data = [{**record, "name": "x" * i} for i, record in enumerate(records())]
+    assert labels(make_feed(data, "TEST"), 1) == [[0, 1, 2, 3]]
+
+
+def test_equal_names_come_first():
+    one = make_feed({"label": arrays()["label"], "picture": arrays()["data"]}, "TEST")
+    assert labels(one, 1) == [[0, 1, 2, 3]]
+
+
+def test_one_lmdb_twice(tmp_path):
+    value = Datum(channels=1, height=2, width=3, data=b"123456", label=1).SerializeToString()
+    name = write_lmdb(tmp_path / "db", [value])
+    first, second = open_dataset(name, "train"), open_dataset(name, "test")
+    assert len(first.records) == len(second.records) == 1
+
+
+def test_files_that_are_not_npz(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 nonsense")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    for name in ("a.npz", "b.npy"):
+        with pytest.raises(JaffeError, match="cannot be read"):
+            open_dataset(f"npz:{tmp_path / name}", "train")
+
+
+def test_tfds_that_cannot_be_had(tmp_path, monkeypatch):
+    with pytest.raises(JaffeError, match="tfds:no_such_set cannot be had: DatasetNotFoundError"):
+        open_dataset("tfds:no_such_set", "train")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAFFE_DATA", str(tmp_path / "file"))
+    with pytest.raises(JaffeError, match="tfds:digits cannot be had: "):
+        open_dataset("tfds:digits", "train")

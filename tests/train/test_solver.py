@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,8 +15,11 @@ import pytest
 
 import jaffe
 from jaffe import zoo
-from jaffe.netdef import JaffeError
+from jaffe.netdef import JaffeError, NetParameter
+from jaffe.netdef.weights import array_to_blob
+from jaffe.train import Silent
 from jaffe.train.data import feed
+from tests.conftest import ROOT
 
 # Everything that could make a resumed run differ: Dropout, BatchNorm, random crops, shuffling, momentum.
 NET = """
@@ -87,8 +94,7 @@ def test_seed_decides():
 
 
 def test_rows_and_files(tmp_path):
-    job = solver(tmp_path, snapshot=5, average_loss=2)
-    losses = job.step(12)
+    losses = solver(average_loss=2).step(12)
     job = solver(tmp_path, snapshot=5, average_loss=2)
     job.run()
     rows = [json.loads(line) for line in (tmp_path / "run_metrics.jsonl").read_text().splitlines()]
@@ -212,3 +218,119 @@ def test_train_test_prototxt_with_other_data(tmp_path):
     assert losses[-3:].mean() < losses[:3].mean()
     with pytest.raises(JaffeError, match=r"lmdb:examples/mnist/nowhere_lmdb: there is no"):
         jaffe.Solver(tmp_path / "lenet_solver.prototxt")
+
+
+def test_an_earlier_run_is_put_aside(tmp_path):
+    """Nothing of an earlier run is overwritten, or taken for this run's."""
+    for seed in (1, 2, 3):
+        solver(tmp_path, max_iter=4, random_seed=seed).run()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"run_{what}{number}" for what in ("snapshots", "metrics.jsonl", "curves.png")
+                     for number in ("", ".1", ".2")}
+    job = solver(tmp_path)
+    job.restore(tmp_path / "run_snapshots")
+    assert job.seed == 3
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.train.test_solver import solver
+import jaffe
+job = solver(Path(sys.argv[1]), test_iter=[])
+job.step(2)
+path = job.snapshot()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+try:
+    job.snapshot()
+except jaffe.JaffeError as error:
+    assert "cannot be written" in str(error), error
+else:
+    sys.exit("the limit was not reached")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+job.restore(path)
+print(job.iteration)
+"""
+
+
+def test_a_failed_save_keeps_the_earlier_snapshot(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, cwd=ROOT,
+                          timeout=120, check=False)
+    assert done.stdout.strip() == "2", done.stderr
+
+
+def test_weights_loaded_in_mid_run_keep_the_count():
+    job = solver(test_iter=[], momentum=0)
+    job.step(5)
+    job.load_weights({"ip": [np.zeros((3, 64), np.float32), np.zeros(3, np.float32)]})
+    assert job.iteration == int(job.state.iteration) == 5
+    before = job.variables["params"]["ip"]["bias"]
+    reference = solver(test_iter=[], momentum=0, base_lr=0.05 * (1 + 0.1 * 5) ** -0.75, lr_policy="fixed")
+    reference.state = dataclasses.replace(job.state, params=job.variables["params"], net_state=job.variables["state"],
+                                          opt_state=reference.state.opt_state, iteration=jax.numpy.int32(5),
+                                          key=jax.random.key(7))
+    reference._iteration = 5
+    job.step(1)
+    reference.step(1)
+    after = job.variables["params"]["ip"]["bias"]
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, reference.variables["params"]["ip"]["bias"], rtol=1e-5)
+
+
+def test_interrupt_ends_after_an_iteration(tmp_path):
+    """The first Ctrl-C leaves a solver that can go on as if nothing had been; run() saves and returns."""
+    whole = solver(test_iter=[])
+    losses = whole.step(12)
+
+    class Pressing(Silent):
+        def advanced(self, iteration):
+            if iteration == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    job = solver(test_iter=[], reporter=Pressing())
+    with pytest.raises(KeyboardInterrupt):
+        job.step(12)
+    assert job.iteration == 5
+    job.reporter = Silent()
+    np.testing.assert_array_equal(job.step(7), losses[5:])
+    same(job.state, whole.state)
+
+    job = solver(tmp_path, reporter=Pressing())
+    job.run()
+    assert job.snapshots.iterations() == [5]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_files_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaffeError, match="nothing can be written under"):
+        solver(snapshot_prefix=str(tmp_path / "file" / "run")).step(1)
+
+
+def test_weights_beside_the_solver_file(tmp_path):
+    net = NetParameter()
+    layer = net.layer.add(name="ip", type="InnerProduct")
+    layer.blobs.extend([array_to_blob(np.ones((3, 64))), array_to_blob(np.full(3, 5.0))])
+    (tmp_path / "w.caffemodel").write_bytes(net.SerializeToString())
+    (tmp_path / "net.prototxt").write_text(NET)
+    path = tmp_path / "solver.prototxt"
+    path.write_text('net: "net.prototxt" weights: " w.caffemodel" base_lr: 0.1 lr_policy: "fixed" random_seed: 1\n')
+    assert jaffe.Solver(path, data=items()).variables["params"]["ip"]["bias"].tolist() == [5, 5, 5]
+    assert jaffe.Solver(path, data=items(), weights="").variables["params"]["ip"]["bias"].tolist() == [0, 0, 0]
+
+
+def test_permissive_sharing_is_tested_too():
+    net = """
+    layer { name: "d" type: "MemoryData" top: "x" top: "y" memory_data_param
+            { batch_size: 2 channels: 1 height: 1 width: 3 } }
+    layer { name: "a" type: "InnerProduct" bottom: "x" top: "a" param { name: "w" } inner_product_param
+            { num_output: 2 bias_term: false weight_filler { type: "xavier" } } }
+    layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" param { name: "w" share_mode: PERMISSIVE }
+            inner_product_param { num_output: 3 bias_term: false } }
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "b" bottom: "y" }
+    """
+    data = {"x": np.ones((4, 1, 1, 3), np.float32), "y": np.array([0, 1, 2, 0])}
+    job = solver(net=net, data=data, test_iter=[2], test_compute_loss=True)
+    (means,) = job.test()
+    assert means["total loss"] == pytest.approx(means["loss"])

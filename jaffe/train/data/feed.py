@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class _Stream:
     fields: dict[str, str]  # input blob -> field of the records
     batch: int
     transforms: dict[str, Transform]  # input blob -> transform
+    first: dict[str, np.ndarray]  # the fields of record 0 that are needed: what all others look like
 
 
 class Feed:
@@ -55,14 +57,14 @@ class Feed:
         self._streams = self._join(sources, data, base)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for stream in self._streams:
-            first = stream.dataset.fields()
             for blob, field in stream.fields.items():
                 transform = stream.transforms.get(blob)
-                self.shapes[blob] = (stream.batch, *(transform.shape if transform else first[field].shape))
+                self.shapes[blob] = (stream.batch, *(transform.shape if transform else stream.first[field].shape))
         self.images = max((stream.batch for stream in self._streams), default=0)
-        held = [_held(stream.dataset) for stream in self._streams]
+        held = [_held(stream) for stream in self._streams]
         self._gathers = [arrays is not None for arrays in held]
         self.resident = tuple(jax.device_put(arrays) for arrays in held)
+        self._permutation = lru_cache(maxsize=2)(_permutation)  # a batch touches two epochs at most, mostly
 
     def _join(self, sources: Sequence[Source], data: Data | None, base: Path) -> list[_Stream]:
         split = "train" if self.train else "test"
@@ -76,13 +78,12 @@ class Feed:
     def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path) -> _Stream:
         first = dataset.fields()
         blobs = [blob for source in sources for blob in source.node.tops]
-        if set(blobs) <= set(first):
-            fields = {blob: blob for blob in blobs}
-        elif len(blobs) <= len(first):
-            fields = dict(zip(blobs, first, strict=False))
-        else:
+        if len(blobs) > len(first):
             raise JaffeError(f"{dataset.name} has the fields {', '.join(first)}; the net's inputs are "
                              f"{', '.join(blobs)}: expected as many, or the same names")
+        # Fields of the same name, and for the other inputs the other fields, in order.
+        others = iter([field for field in first if field not in blobs])
+        fields = {blob: blob if blob in first else next(others) for blob in blobs}
         sizes = {source.batch or _first_size(source) for source in sources}
         if len(sizes) != 1:
             raise JaffeError(f"the net's inputs have different batch sizes: {sorted(sizes)}; expected one")
@@ -98,7 +99,11 @@ class Feed:
                         f"{blob!r} is declared with items of shape {declared[1:]}; {dataset.name} gives {shape} "
                         f"(field {fields[blob]!r}); change the declaration, or the data with transform_param"
                     )
-        return _Stream(dataset, fields, sizes.pop(), transforms)
+        needed = {field: first[field] for field in fields.values()}
+        for field, value in needed.items():
+            if value.dtype.kind not in "biuf":
+                raise JaffeError(f"{dataset.name}: field {field!r} holds {value.dtype}; expected numbers")
+        return _Stream(dataset, fields, sizes.pop(), transforms, needed)
 
     def fetch(self, resident: Any, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
         """Inputs of the net from a batch: gathered from resident data and transformed. Pure."""
@@ -128,40 +133,72 @@ class Feed:
     def _iterate(self, index: int, start: int, group: int) -> Iterator[Any]:
         import grain  # not needed to compile a net or to write a training loop of one's own
 
-        stream = self._streams[index]
-        if self._gathers[index]:
-            records = grain.MapDataset.range(len(stream.dataset.records))
-        else:
-            needed = set(stream.fields.values())
-            records = grain.MapDataset.source(stream.dataset.records).map(
-                lambda record: {field: np.asarray(record[field]) for field in needed}
-            )
+        stream, gathers = self._streams[index], self._gathers[index]
+
+        def batch(k: int) -> Any:
+            chosen = self._order(stream, k * group, group)
+            if gathers:
+                return chosen
+            records = [_record(stream, int(i)) for i in chosen.ravel()]
+            return {
+                field: np.stack([record[field] for record in records]).reshape(*chosen.shape, *value.shape)
+                for field, value in stream.first.items()
+            }
+
+        # grain prefetches in threads; one element is a whole batch, since an index at a time costs more than a step
+        # of a small net.
+        batches = grain.MapDataset.range(start // group, 2**40).map(batch)
+        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)))
+
+    def _order(self, stream: _Stream, position: int, group: int) -> np.ndarray:
+        """Which records batch ``position`` and those after it hold: (batch), or (group, batch) for several."""
+        items = len(stream.dataset.records)
+        places = np.arange(position * stream.batch, (position + group) * stream.batch)
         if self.train and stream.dataset.shuffle:
-            records = records.seed(self.seed % 2**31).shuffle()
-        batches = records.repeat().batch(stream.batch)
-        if group > 1:
-            batches = batches.batch(group)
-        read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)
-        return iter(batches[start // group :].to_iter_dataset(read))
+            epochs, within = np.divmod(places, items)
+            chosen = np.empty_like(places)
+            for epoch in np.unique(epochs):
+                chosen[epochs == epoch] = self._permutation(items, self.seed, int(epoch))[within[epochs == epoch]]
+        else:
+            chosen = places % items
+        chosen = chosen.astype(np.int32)
+        return chosen.reshape(group, stream.batch) if group > 1 else chosen
 
 
-def _held(dataset: Dataset) -> dict[str, np.ndarray] | None:
-    """All records as arrays, when they are small and of one shape; else None."""
-    records = dataset.records
-    if isinstance(records, ArraySource):
-        size = sum(array.nbytes for array in records.arrays.values())
-        return records.arrays if size <= RESIDENT_BYTES else None
-    first = dataset.fields()
-    if len(records) * sum(array.nbytes for array in first.values()) > RESIDENT_BYTES:
+def _permutation(items: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: each record once."""
+    return np.random.default_rng([seed, epoch]).permutation(items)
+
+
+def _held(stream: _Stream) -> dict[str, np.ndarray] | None:
+    """The needed fields of all records, when they are small; else None."""
+    records, count = stream.dataset.records, len(stream.dataset.records)
+    if count * sum(value.nbytes for value in stream.first.values()) > RESIDENT_BYTES:
         return None
-    held = {name: np.empty((len(records), *array.shape), array.dtype) for name, array in first.items()}
-    for i in range(len(records)):
-        for name, value in records[i].items():
-            if np.shape(value) != held[name].shape[1:]:
-                raise JaffeError(f"{dataset.name}, record {i}: {name} has shape {np.shape(value)}; "
-                                 f"expected {held[name].shape[1:]}, as record 0")
-            held[name][i] = value
+    if isinstance(records, ArraySource):
+        return {field: records.arrays[field] for field in stream.first}
+    held = {field: np.empty((count, *value.shape), value.dtype) for field, value in stream.first.items()}
+    for i in range(count):
+        for field, value in _record(stream, i).items():
+            held[field][i] = value
     return held
+
+
+def _record(stream: _Stream, index: int) -> dict[str, np.ndarray]:
+    """The needed fields of a record. Raises JaffeError when it cannot be read or is not like the first."""
+    try:
+        record = stream.dataset.records[index]
+        found = {field: np.asarray(record[field]) for field in stream.first}
+    except JaffeError:
+        raise
+    except Exception as error:  # whatever a user's own source raises
+        raise JaffeError(f"{stream.dataset.name}, record {index}: {type(error).__name__}: {error}") from error
+    for field, first in stream.first.items():
+        value = found[field]
+        if value.shape != first.shape or value.dtype != first.dtype:
+            raise JaffeError(f"{stream.dataset.name}, record {index}: {field} is {value.dtype} {value.shape}; "
+                             f"expected {first.dtype} {first.shape}, as record 0")
+    return found
 
 
 def _first_size(source: Source) -> int:

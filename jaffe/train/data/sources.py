@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakValueDictionary
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -48,7 +50,13 @@ class Dataset:
         """The first record. Raises JaffeError when there is none."""
         if not len(self.records):
             raise JaffeError(f"{self.name} is empty")
-        return {name: np.asarray(value) for name, value in self.records[0].items()}
+        try:
+            return {name: np.asarray(value) for name, value in self.records[0].items()}
+        except JaffeError:
+            raise
+        except Exception as error:  # whatever a user's own source raises
+            raise JaffeError(f"{self.name}, record 0: expected a dict of arrays; {type(error).__name__}: {error}"
+                             ) from error
 
 
 class ArraySource:
@@ -68,6 +76,19 @@ class ArraySource:
         return {key: value[index] for key, value in self.arrays.items()}
 
 
+class _Opened:
+    """An LMDB environment, which a process may open only once: shared by all sources of one path."""
+
+    def __init__(self, path: Path):
+        import lmdb
+
+        self.env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
+        _OPEN[path.resolve()] = self
+
+
+_OPEN: WeakValueDictionary[Path, _Opened] = WeakValueDictionary()
+
+
 class LmdbSource:
     """Datum records of an LMDB in the order of their keys: fields ``data`` (C, H, W) and ``label``."""
 
@@ -76,8 +97,8 @@ class LmdbSource:
 
         self.path = path
         try:
-            self.env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
-            with self.env.begin() as transaction:
+            self.opened = _OPEN.get(path.resolve()) or _Opened(path)
+            with self.opened.env.begin() as transaction:
                 self.keys = list(transaction.cursor().iternext(values=False))
         except lmdb.Error as error:
             raise JaffeError(f"LMDB {path} cannot be read: {error}") from None
@@ -87,7 +108,7 @@ class LmdbSource:
 
     def __getitem__(self, index: int) -> Record:
         key = self.keys[index]
-        with self.env.begin() as transaction:
+        with self.opened.env.begin() as transaction:
             value = bytes(transaction.get(key) or b"")
         try:
             return decode_datum(Datum.FromString(value))
@@ -114,31 +135,16 @@ class TfdsSource:
     """A TFDS split, prepared in a random-access format. Images (H, W, C) become (C, H, W)."""
 
     def __init__(self, name: str, split: str):
-        import tensorflow_datasets as tfds
-
-        folder = data_folder()
-        if name == "digits":
-            from jaffe.train.data.digits import Digits
-
-            builder = Digits(data_dir=folder, file_format="array_record")
-            tfds.disable_progress_bar()
-            with contextlib.redirect_stdout(None):  # it would speak of a download, and there is none
-                builder.download_and_prepare()
-        else:
-            try:
-                builder = tfds.builder(name, file_format="array_record")
-                self._prepare(builder)
-            except (tfds.core.DatasetNotFoundError, ModuleNotFoundError) as error:
-                raise JaffeError(f"tfds:{name} cannot be had: {str(error).strip().splitlines()[0]}") from None
-        splits = list(builder.info.splits)
+        try:
+            builder = _prepared(name)
+            splits = list(builder.info.splits)
+            if split in splits:
+                self.records = builder.as_data_source(split=split)
+        except Exception as error:  # downloads, disks and damaged files, each with errors of its own
+            problem = (str(error).strip().splitlines() or [""])[0]
+            raise JaffeError(f"tfds:{name} cannot be had: {type(error).__name__}: {problem}") from error
         if split not in splits:
             raise JaffeError(f"tfds:{name} has no split {split!r}{suggest(split, splits)}; it has {', '.join(splits)}")
-        self.records = builder.as_data_source(split=split)
-
-    @staticmethod
-    def _prepare(builder: Any) -> None:
-        if not builder.info.splits:
-            builder.download_and_prepare()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -148,6 +154,31 @@ class TfdsSource:
             raise IndexError(index)  # what ends a for loop; array_record raises another error
         fields = {key: np.asarray(value) for key, value in self.records[index].items() if key not in _NOT_BLOBS}
         return {key: np.moveaxis(x, -1, 0) if x.ndim == 3 else x for key, x in fields.items()}
+
+
+def _prepared(name: str) -> Any:
+    """A TFDS builder whose data are on disk: made from scikit-learn (digits), found, or downloaded."""
+    import tensorflow_datasets as tfds
+
+    if name != "digits":
+        folder = data_folder() if "JAFFE_DATA" in os.environ else None  # else where TFDS keeps its own
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        if not builder.info.splits:
+            builder.download_and_prepare()
+        return builder
+    from jaffe.train.data.digits import Digits
+
+    tfds.disable_progress_bar()
+    for attempt in range(2):
+        builder = Digits(data_dir=data_folder(), file_format="array_record")
+        try:
+            with contextlib.redirect_stdout(None):  # it would speak of a download, and there is none
+                builder.download_and_prepare()
+            break
+        except FileExistsError:  # another process has just done the same
+            if attempt:
+                raise
+    return builder
 
 
 _NOT_BLOBS = {"id", "file_name", "image/filename", "coarse_label"}
@@ -195,8 +226,8 @@ def _open_named(data: str, split: str, base: Path) -> Dataset:
         if kind == "lmdb":
             return Dataset(LmdbSource(path), False, data)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return Dataset(ArraySource(dict(arrays), data), True, data)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: an .npy file
             raise JaffeError(f"{data} cannot be read: {error}") from None
     raise JaffeError(f"data {data!r} is not known; expected tfds:NAME, lmdb:PATH or npz:PATH")
