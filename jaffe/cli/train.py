@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,8 +108,9 @@ def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     for path in job.files:
         console.print(f"  {path}")
     more = job.proto.max_iter if job.iteration < job.proto.max_iter else 2 * job.iteration
+    command = "jaffe" if shutil.which("jaffe") else sys.argv[0]  # as it was called, where it is not on the path
     console.print(f"""
 try next
-  jaffe train {how} --snapshot {shlex.quote(str(job.snapshots.directory))} --iterations {more}
-  jaffe summary --model lenet
-  jaffe train --recipe mlp""")
+  {command} train {how} --snapshot {shlex.quote(str(job.snapshots.directory))} --iterations {more}
+  {command} summary --model lenet
+  {command} train --recipe mlp""")

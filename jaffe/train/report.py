@@ -159,7 +159,7 @@ class Metrics:
 
 
 def make_room(paths: Sequence[Path], folder: Path) -> None:
-    """Rename what an earlier run left, ``x`` to ``x.1`` (or the next free number, the same for all).
+    """Rename what an earlier run left, ``x.png`` to ``x.1.png`` (or the next free number, the same for all).
 
     Raises:
         OSError: the folder cannot be made or written to.
@@ -168,10 +168,14 @@ def make_room(paths: Sequence[Path], folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder):
         pass
     number = 1
-    while any(path.with_name(f"{path.name}.{number}").exists() for path in paths):
+    while any(_numbered(path, number).exists() for path in paths):
         number += 1
     for path in paths:
-        path.rename(path.with_name(f"{path.name}.{number}"))
+        path.rename(_numbered(path, number))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 def final_table(rows: Mapping[str, str]) -> Table:

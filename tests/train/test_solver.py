@@ -225,8 +225,8 @@ def test_an_earlier_run_is_put_aside(tmp_path):
     for seed in (1, 2, 3):
         solver(tmp_path, max_iter=4, random_seed=seed).run()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {f"run_{what}{number}" for what in ("snapshots", "metrics.jsonl", "curves.png")
-                     for number in ("", ".1", ".2")}
+    assert names == {f"run_{stem}{number}{suffix}" for number in ("", ".1", ".2")
+                     for stem, suffix in (("snapshots", ""), ("metrics", ".jsonl"), ("curves", ".png"))}
     job = solver(tmp_path)
     job.restore(tmp_path / "run_snapshots")
     assert job.seed == 3
