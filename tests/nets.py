@@ -21,6 +21,15 @@ NETS = {
     "convolution_dilated": one(
         "Convolution", f"convolution_param {{ num_output: 6 kernel_size: 2 dilation: 2 group: 3 {_FILL} }}"
     ),
+    "convolution_1d": one(
+        "Convolution", f"convolution_param {{ axis: -2 num_output: 2 kernel_size: 3 stride: 2 {_FILL} }}"
+    ),
+    "convolution_3d": one(
+        "Convolution",
+        f"convolution_param {{ num_output: 2 kernel_size: 2 kernel_size: 3 kernel_size: 1 pad: 1 {_FILL} }}",
+        inputs='layer { name: "x" type: "Input" top: "x" input_param { shape '
+        '{ dim: 2 dim: 3 dim: 5 dim: 7 dim: 11 } } }\n',
+    ),
     "pooling_max": one("Pooling", "pooling_param { kernel_size: 3 stride: 2 }"),
     "pooling_mask": one("Pooling", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }", tops="t mask"),
     "pooling_ave": one("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }"),

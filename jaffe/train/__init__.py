@@ -5,7 +5,7 @@ from jaffe.train.data import Feed as Feed
 from jaffe.train.data import open_dataset as open_dataset
 from jaffe.train.optimizer import make_optimizer as make_optimizer
 from jaffe.train.report import ConsoleReporter as ConsoleReporter
-from jaffe.train.report import Silent as Silent
+from jaffe.train.report import Reporter as Reporter
 from jaffe.train.schedules import learning_rate as learning_rate
 from jaffe.train.solver import Solver as Solver
 from jaffe.train.step import TrainState as TrainState

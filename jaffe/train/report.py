@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,39 +18,32 @@ from rich.table import Table
 from jaffe.netdef.errors import JaffeError
 
 
-class Reporter(Protocol):
-    """What the solver tells while it runs. Iterations are counted as Caffe counts them, from 0."""
+class Reporter:
+    """What the solver tells while it runs. This one says nothing; a subclass overrides what it wants to hear.
 
-    def start(self, iteration: int, max_iter: int) -> None: ...
+    Iterations are counted as Caffe counts them, from 0. Rows are those of the metrics file.
+    """
 
-    def advanced(self, iteration: int) -> None: ...
+    def start(self, iteration: int, max_iter: int) -> None:
+        """A run begins at this iteration."""
 
-    def trained(self, row: Mapping[str, Any]) -> None: ...
+    def advanced(self, iteration: int) -> None:
+        """So many updates are under way or done."""
 
-    def tested(self, row: Mapping[str, Any]) -> None: ...
+    def trained(self, row: Mapping[str, Any]) -> None:
+        """A row of training was displayed."""
 
-    def saved(self, path: Path) -> None: ...
+    def tested(self, row: Mapping[str, Any]) -> None:
+        """A test net was run."""
 
-    def stop(self) -> None: ...
+    def saved(self, path: Path) -> None:
+        """A snapshot was written."""
 
-
-class Silent:
-    """Tells nothing."""
-
-    def start(self, iteration: int, max_iter: int) -> None: ...
-
-    def advanced(self, iteration: int) -> None: ...
-
-    def trained(self, row: Mapping[str, Any]) -> None: ...
-
-    def tested(self, row: Mapping[str, Any]) -> None: ...
-
-    def saved(self, path: Path) -> None: ...
-
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """The run has ended, one way or another."""
 
 
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """A progress bar with loss, accuracy, images/s and time left; plain lines where output is not a terminal."""
 
     def __init__(self, console: Console | None = None):

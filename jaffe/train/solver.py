@@ -31,7 +31,7 @@ from jaffe.train.data.sources import Data
 from jaffe.train.evaluate import Evaluation
 from jaffe.train.interrupt import Interrupt
 from jaffe.train.optimizer import make_optimizer
-from jaffe.train.report import Metrics, Reporter, Silent, make_room
+from jaffe.train.report import Metrics, Reporter, make_room
 from jaffe.train.schedules import learning_rate
 from jaffe.train.snapshots import Snapshots, restore
 from jaffe.train.step import TrainState, make_train_step
@@ -93,7 +93,7 @@ class Solver:
             data = solver.data if data is None else data
             solver = solver.solver_proto()
         self.config = read_config(solver, net, settings)
-        self.reporter = reporter or Silent()
+        self.reporter = reporter or Reporter()
         proto = self.proto = self.config.proto
         self.seed = proto.random_seed if proto.random_seed >= 0 else secrets.randbits(31)
         key = jax.random.key(self.seed)

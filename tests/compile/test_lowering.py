@@ -88,3 +88,23 @@ def test_pooling_is_caffes(height, width, kh, kw, sh, sw, ph, pw, ceil):
     np.testing.assert_allclose(average_pool(x, geometry), mean, rtol=1e-6)
     assume(np.isfinite(best).all())
     np.testing.assert_array_equal(jax.grad(lambda x: max_pool(x, geometry).sum())(x), gradient)
+
+
+@settings(max_examples=15, deadline=None)
+@given(axes=st.integers(1, 3), stride=st.integers(1, 2), pad=st.integers(0, 1), dilation=st.integers(1, 2))
+def test_convolution_of_any_number_of_axes(axes, stride, pad, dilation):
+    """Against a sum written out over kernel offsets."""
+    sizes, kernel = (7, 6, 5)[:axes], (3, 2, 1)[:axes]
+    x = RANDOM.normal(size=(2, 3, *sizes))
+    weight = RANDOM.normal(size=(4, 3, *kernel))
+    padded = np.pad(x, [(0, 0), (0, 0), *[(pad, pad)] * axes])
+    out = tuple(out_size(s, k, stride, pad, dilation) for s, k in zip(sizes, kernel, strict=True))
+    expected = np.zeros((2, 4, *out))
+    for offset in np.ndindex(*kernel):
+        window = padded[(..., *(
+            slice(o * dilation, o * dilation + (n - 1) * stride + 1, stride) for o, n in zip(offset, out, strict=True)
+        ))]
+        expected += np.einsum("nc...,oc->no...", window, weight[(..., *offset)])
+    geometry = ConvGeometry((stride,) * axes, (pad,) * axes, (dilation,) * axes)
+    found = convolution(x.astype(np.float32), weight.astype(np.float32), geometry)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

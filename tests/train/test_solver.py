@@ -17,7 +17,7 @@ import jaffe
 from jaffe import zoo
 from jaffe.netdef import JaffeError, NetParameter
 from jaffe.netdef.weights import array_to_blob
-from jaffe.train import Silent
+from jaffe.train import Reporter
 from jaffe.train.data import feed
 from tests.conftest import ROOT
 
@@ -283,7 +283,7 @@ def test_interrupt_ends_after_an_iteration(tmp_path):
     whole = solver(test_iter=[])
     losses = whole.step(12)
 
-    class Pressing(Silent):
+    class Pressing(Reporter):
         def advanced(self, iteration):
             if iteration == 5:
                 signal.raise_signal(signal.SIGINT)
@@ -292,7 +292,7 @@ def test_interrupt_ends_after_an_iteration(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         job.step(12)
     assert job.iteration == 5
-    job.reporter = Silent()
+    job.reporter = Reporter()
     np.testing.assert_array_equal(job.step(7), losses[5:])
     same(job.state, whole.state)
 

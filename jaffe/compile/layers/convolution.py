@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
@@ -71,10 +72,8 @@ class Convolution(Layer):
         return y.reshape(*batch, *y.shape[1:]) if axis != 1 else y
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        axis = self.axis(self.p.axis, len(bottoms[0]))
         weight = self.weights(bottoms)[0].shape
-        bias = sum(_count(top) for top in tops) if self.p.bias_term else 0
-        return sum(flops(weight, (*top[:axis], *top[axis:])) for top in tops) + bias
+        return sum(flops(weight, top) + (math.prod(top) if self.p.bias_term else 0) for top in tops)
 
     def _geometry(self, spatial: int) -> ConvGeometry:
         p = self.p
@@ -114,10 +113,3 @@ class Convolution(Layer):
         if len(values) not in (1, spatial) and spatial:
             raise node.error(f"expected {field} once, or once for each of {spatial} spatial axes; found {len(values)}")
         return tuple(values * spatial) if len(values) == 1 else tuple(values)
-
-
-def _count(shape: Shape) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -16,7 +16,7 @@ from jaffe.netdef.jaffe_pb2 import LossParameter
 _LEAST = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
 
 
-def _normaliser(layer: Layer, mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
+def _normaliser(mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
     """What a summed loss is divided by, never less than 1."""
     by_mode: dict[int, Array | int] = {
         LossParameter.FULL: full,
@@ -38,10 +38,11 @@ def _mode(layer: Layer, fallback: int) -> int:
     return fallback
 
 
-def _labels(label: Array, classes: int, shape: Shape) -> Array:
-    """Labels truncated to integers; those out of range become ``classes``, which gathers read as NaN."""
-    label = label.reshape(shape).astype(jnp.int32)
-    return jnp.where((label < 0) | (label >= classes), classes, label)
+def _of_label(values: Array, label: Array) -> Array:
+    """The value of each label's class, along the last axis; NaN where the label is outside the classes."""
+    classes = values.shape[-1]
+    inside = jnp.where((label < 0) | (label >= classes), classes, label)
+    return jnp.take_along_axis(values, inside[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
 def _check_first_axis(layer: Layer, bottoms: Sequence[Shape]) -> None:
@@ -84,8 +85,7 @@ class SoftmaxWithLoss(Layer):
         counted = label != p.ignore_label if p.HasField("ignore_label") else None
         if counted is not None:
             label = jnp.where(counted, label, 0)
-        label = _labels(label, log_p.shape[-1], label.shape)
-        picked = jnp.take_along_axis(log_p, label[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
+        picked = _of_label(log_p, label)
         # The value stops at log(FLT_MIN) as Caffe's does; the gradient stays p - onehot.
         finite = jnp.where(jnp.isneginf(picked), 0, picked)
         loss = -(finite + lax.stop_gradient(jnp.maximum(picked, math.log(_LEAST)) - finite))
@@ -93,7 +93,7 @@ class SoftmaxWithLoss(Layer):
             loss = jnp.where(counted, loss, 0)
         valid = loss.size if counted is None else counted.sum()
         batch = math.prod(scores.shape[:axis])
-        total = loss.sum() / _normaliser(self, _mode(self, LossParameter.VALID), loss.size, valid, batch)
+        total = loss.sum() / _normaliser(_mode(self, LossParameter.VALID), loss.size, valid, batch)
         if len(self.node.tops) == 1:
             return [total]
         return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)]
@@ -129,7 +129,7 @@ class SigmoidCrossEntropyLoss(Layer):
             counted = target != p.ignore_label
             loss, valid = jnp.where(counted, loss, 0), counted.sum()
         mode = _mode(self, LossParameter.BATCH_SIZE)
-        return [loss.sum() / _normaliser(self, mode, x.size, valid, x.shape[0])]
+        return [loss.sum() / _normaliser(mode, x.size, valid, x.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 7 * math.prod(bottoms[0])
@@ -188,10 +188,9 @@ class Accuracy(Layer):
         counted = jnp.ones(label.shape, bool)
         if self.p.HasField("ignore_label"):
             counted = label != self.p.ignore_label
-        label = _labels(label, classes, label.shape)
-        own = jnp.take_along_axis(scores, label[..., None], -1, mode="fill", fill_value=jnp.nan)
-        rivals = (scores >= own).sum(-1) - 1  # the class itself is among them
-        right = counted & (rivals < self.p.top_k) & ~jnp.isnan(own[..., 0])
+        own = _of_label(scores, label)
+        rivals = (scores >= own[..., None]).sum(-1) - 1  # the class itself is among them
+        right = counted & (rivals < self.p.top_k) & ~jnp.isnan(own)
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
         tops = [accuracy.astype(scores.dtype)]
         if len(self.node.tops) == 2:
