@@ -25,7 +25,7 @@ def time(
     use_device(device)
     net = compile_net(read_model(model), phase=phase, inputs=parse_shapes(inputs))
     whole = time_net(net, iterations)
-    console = Console()
+    console = Console(markup=False)  # names may hold what rich takes for markup
     console.print(timing_table(time_layers(net, iterations), whole))
     console.print("Layers are timed one by one, each in a program of its own; the whole net is one program, "
                   "in which XLA joins layers and leaves out what no gradient needs.")

@@ -69,9 +69,12 @@ def compile_net(
 
 
 def _dtype(dtype: Any) -> np.dtype:
-    found = np.dtype(dtype)
-    if found not in (np.float32, np.float64):
-        raise JaffeError(f"dtype is float32 or float64; received {found}")
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise JaffeError(f"dtype is float32 or float64; received {dtype}")
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise JaffeError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
     return found

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from jaffe.compile.layer import Context
 from jaffe.compile.net import CompiledNet
@@ -94,15 +95,19 @@ def median(function: Callable[..., Any], arguments: tuple[Any, ...], iterations:
 
 def timing_table(layers: list[Timing], whole: Timing) -> Table:
     """Layers and the whole net, in milliseconds."""
-    table = Table("layer", "type", title=f"{whole.name} ({whole.type}), median ms", title_justify="left", box=None)
+    title = Text(f"{whole.name} ({whole.type}), median ms")
+    table = Table("layer", "type", title=title, title_justify="left", box=None)
     table.add_column("forward", justify="right")
     table.add_column("backward", justify="right")
     for one in layers:
-        table.add_row(one.name, one.type, f"{one.forward:.3f}", "" if one.backward is None else f"{one.backward:.3f}")
+        table.add_row(Text(one.name), Text(one.type), *_milliseconds(one))
     table.add_section()
-    table.add_row("[bold]whole net", "", f"{whole.forward:.3f}",
-                  "" if whole.backward is None else f"{whole.backward:.3f}")
+    table.add_row("whole net", "", *_milliseconds(whole))
     return table
+
+
+def _milliseconds(one: Timing) -> tuple[str, str]:
+    return f"{one.forward:.3f}", "" if one.backward is None else f"{one.backward:.3f}"
 
 
 def _arguments(net: CompiledNet) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:

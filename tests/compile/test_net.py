@@ -306,5 +306,6 @@ def test_power_without_a_value_is_not_a_traceback(settings):
 def test_float64_needs_jax_to_have_it():
     with pytest.raises(JaffeError, match="jax_enable_x64"):
         compile_net(X, dtype=jnp.float64)
-    with pytest.raises(JaffeError, match="dtype is float32 or float64; received int32"):
-        compile_net(X, dtype=jnp.int32)
+    for wrong in ("int32", "float31"):
+        with pytest.raises(JaffeError, match=f"dtype is float32 or float64; received {wrong}"):
+            compile_net(X, dtype=wrong)
