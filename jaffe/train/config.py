@@ -121,8 +121,6 @@ def _check(proto: SolverParameter, where: str | None) -> None:
         raise error(f"lr_policy {proto.lr_policy!r} needs stepsize > 0; found {proto.stepsize}")
     if proto.gamma < 0:
         raise error(f"gamma is not negative; found {proto.gamma:g}")
-    if list(proto.stepvalue) != sorted(set(proto.stepvalue)):
-        raise error(f"stepvalue increase; found {list(proto.stepvalue)}")
     if proto.regularization_type not in ("L1", "L2"):
         raise error(f"regularization_type is 'L1' or 'L2'; found {proto.regularization_type!r}")
     for field in ("iter_size", "average_loss"):

@@ -36,8 +36,11 @@ def _inv(s: SolverParameter) -> optax.Schedule:
 
 
 def _multistep(s: SolverParameter) -> optax.Schedule:
-    """base_lr * gamma^k, k the number of stepvalue that t has reached."""
-    return optax.piecewise_constant_schedule(s.base_lr, dict.fromkeys(s.stepvalue, s.gamma))
+    """base_lr * gamma^k; k grows by one, at most once an iteration, when t reaches stepvalue[k]."""
+    steps: list[int] = []
+    for value in s.stepvalue:
+        steps.append(max(value, steps[-1] + 1) if steps else value)
+    return optax.piecewise_constant_schedule(s.base_lr, dict.fromkeys(steps, s.gamma))
 
 
 def _poly(s: SolverParameter) -> optax.Schedule:

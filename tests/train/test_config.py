@@ -54,7 +54,6 @@ WRONG = {
                                   "poly, sigmoid"),
     "type": (BASE + "type: 'sgd'", "<text>: solver type 'sgd' is not known; did you mean 'SGD'?; expected one of SGD"),
     "stepsize": (BASE + "lr_policy: 'step'", "<text>: lr_policy 'step' needs stepsize > 0; found 0"),
-    "stepvalue": (BASE + "stepvalue: 5 stepvalue: 5", "<text>: stepvalue increase; found [5, 5]"),
     "no_net": ("lr_policy: 'fixed'\n",
                "<text>: expected one of net, net_param, train_net, train_net_param; found none"),
     "two_nets": (BASE + "net: 'x'",

@@ -18,6 +18,7 @@ CASES = {
     "lr_policy: 'exp' gamma: 0.9": lambda t: 0.1 * 0.9**t,
     "lr_policy: 'inv' gamma: 0.01 power: 0.75": lambda t: 0.1 * (1 + 0.01 * t) ** -0.75,
     "lr_policy: 'multistep' gamma: 0.1 stepvalue: 5 stepvalue: 10": lambda t: 0.1 * 0.1 ** ((t >= 5) + (t >= 10)),
+    "lr_policy: 'multistep' gamma: 0.1 stepvalue: 4 stepvalue: 4": lambda t: 0.1 * 0.1 ** ((t >= 4) + (t >= 5)),
     "lr_policy: 'poly' power: 2 max_iter: 100": lambda t: 0.1 * (1 - t / 100) ** 2,
     "lr_policy: 'sigmoid' gamma: 0.3 stepsize: 10": lambda t: 0.1 / (1 + math.exp(-0.3 * (t - 10))),
 }

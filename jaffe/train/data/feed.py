@@ -64,7 +64,7 @@ class Feed:
         held = [_held(stream) for stream in self._streams]
         self._gathers = [arrays is not None for arrays in held]
         self.resident = tuple(jax.device_put(arrays) for arrays in held)
-        self._permutation = lru_cache(maxsize=2)(_permutation)  # a batch touches two epochs at most, mostly
+        self._permutation = lru_cache(maxsize=2 * len(held))(_permutation)  # two epochs: where a batch spans both
 
     def _join(self, sources: Sequence[Source], data: Data | None, base: Path) -> list[_Stream]:
         split = "train" if self.train else "test"
