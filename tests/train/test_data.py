@@ -187,6 +187,8 @@ def test_random_crop_and_mirror():
     seen = [windows[item.tobytes()] for item in found]
     assert len({at[:2] for at in seen}) == 6 * 8  # every corner, both extremes included
     assert np.mean([at[2] for at in seen]) == pytest.approx(0.5, abs=0.06)
+    for half in (True, False):  # whether an image is mirrored says nothing of where it was cut
+        assert np.mean([at[2] for at in seen if (at[0] < 3) == half]) == pytest.approx(0.5, abs=0.08)
 
 
 def test_mirror_is_active_in_test_too():

@@ -334,3 +334,19 @@ def test_permissive_sharing_is_tested_too():
     job = solver(net=net, data=data, test_iter=[2], test_compute_loss=True)
     (means,) = job.test()
     assert means["total loss"] == pytest.approx(means["loss"])
+
+
+def test_going_back_within_a_run(tmp_path):
+    job = solver(tmp_path, test_iter=[])
+    job.step(3)
+    job.snapshot()
+    ahead = job.step(4)
+    job.restore(tmp_path / "run_snapshots")
+    np.testing.assert_array_equal(job.step(4), ahead)
+
+
+def test_each_iteration_draws_anew():
+    """With one record, no learning and plain gradients, only Dropout, crops and mirrors tell iterations apart."""
+    one = {key: value[:1].repeat(5, 0) for key, value in items().items()}
+    losses = solver(data=one, base_lr=0.0, test_iter=[]).step(6)
+    assert len(set(losses.tolist())) == 6
