@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaffe.netdef.errors import SpecError, suggest
+from jaffe.netdef.errors import suggest
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import FillerParameter
 from jaffe.netdef.schema import SETTINGS_FIELDS, settings_fields
@@ -301,9 +301,3 @@ def _attributes(node: Node, defaults: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise node.error(f"attribute {name!r}: expected one value; found {values}")
     return settings
-
-
-__all__ = [
-    "Array", "Context", "Layer", "Shape", "SpecError", "Weight", "built_in", "check_types",
-    "layer_types", "make_layer", "register_layer", "temporary_layers",
-]

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,8 @@ class Solver:
         Raises:
             JaffeError: it is missing, damaged, or of another net.
         """
-        self.state, about = restore(Path(path), self.state)
+        path = Path(path)
+        self.state, about = restore(path, self.state)
         self._iteration = about["iteration"]
         self.seed = self.feed.seed = about["seed"]
         for evaluation in self.tests:
@@ -289,7 +291,9 @@ class Solver:
         self._batches = None
         self._window = deque(about["window"], self.proto.average_loss)
         self._saved = None
-        if not self._began:  # else this run's own file goes on
+        where = path.resolve()
+        own = self.snapshots is not None and self.snapshots.directory.resolve() in (where, where.parent)
+        if own and not self._began:  # the files of the run that goes on; those of any other run are put aside
             self.metrics.resume(self._iteration)
             self._began = True
 
@@ -336,17 +340,10 @@ class _Clock:
         self.began, self.steps = now, 0
         return round(rate, 1)
 
-    def paused(self) -> _Pause:
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, clock: _Clock):
-        self.clock = clock
-
-    def __enter__(self) -> None:
-        self.at = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self.clock.began is not None:
-            self.clock.began += time.perf_counter() - self.at
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        at = time.perf_counter()
+        yield
+        if self.began is not None:
+            self.began += time.perf_counter() - at

@@ -350,3 +350,13 @@ def test_each_iteration_draws_anew():
     one = {key: value[:1].repeat(5, 0) for key, value in items().items()}
     losses = solver(data=one, base_lr=0.0, test_iter=[]).step(6)
     assert len(set(losses.tolist())) == 6
+
+
+def test_going_on_elsewhere_leaves_the_files_of_other_runs(tmp_path):
+    for folder in ("one", "other"):
+        solver(tmp_path / folder, max_iter=4).run()
+    before = (tmp_path / "other" / "run_metrics.jsonl").read_text()
+    job = solver(tmp_path / "other", max_iter=6)
+    job.run(tmp_path / "one" / "run_snapshots")
+    assert (tmp_path / "other" / "run_metrics.1.jsonl").read_text() == before
+    assert job.snapshots.iterations() == [6]
