@@ -10,6 +10,12 @@ from jaffe.netdef.jaffe_pb2 import LayerParameter
 _BORROWED = {
     "Deconvolution": ("convolution_param",),
     "Im2col": ("convolution_param",),
+    "DepthwiseConvolution": ("convolution_param",),
+    "ConvolutionDepthwise": ("convolution_param",),
+    "LocallyConnected": ("convolution_param",),
+    "PriorBoxClustered": ("prior_box_param",),
+    "Normalize": ("norm_param",),
+    "MultiBoxLoss": ("multibox_loss_param", "loss_param"),
     "LSTM": ("recurrent_param",),
     "RNN": ("recurrent_param",),
     "SoftmaxWithLoss": ("loss_param", "softmax_param"),

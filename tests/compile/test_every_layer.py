@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +14,20 @@ from jaffe.compile import compile_net, layer_types
 from jaffe.compile.layer import make_layer
 from jaffe.compile.layers.data import Source
 from jaffe.netdef import resolve
-from tests.nets import NETS
+from tests.nets import NETS, Case
 
 PHASES = ("TRAIN", "TEST")
 
 
-def make_inputs(net, seed: int = 0) -> dict[str, jax.Array]:
-    """Positive values without ties (pools and products are smooth there); labels for inputs without channels."""
+def make_inputs(net, case: Case, seed: int = 0) -> dict[str, jax.Array]:
+    """Positive values without ties (pools and products are smooth there), and what the case says of its inputs."""
     random = np.random.default_rng(seed)
-    inputs = {}
+    inputs: dict[str, Any] = {}
     for name, spec in net.inputs.items():
-        if len(spec.shape) == 3:
-            inputs[name] = random.integers(0, 3, spec.shape)
+        if name in case.values:
+            inputs[name] = np.asarray(case.values[name])
+        elif name in case.integers:
+            inputs[name] = random.integers(0, case.integers[name], spec.shape)
         else:
             inputs[name] = random.permutation(int(np.prod(spec.shape))).reshape(spec.shape) / 100 + 0.105
     return {name: jnp.asarray(value, net.dtype) for name, value in inputs.items()}
@@ -35,21 +39,26 @@ def phase(request) -> str:
 
 
 @pytest.fixture(params=NETS)
-def net(request, phase):
-    return compile_net(NETS[request.param], phase=phase)
+def case(request) -> Case:
+    return NETS[request.param]
+
+
+@pytest.fixture
+def net(case, phase):
+    return compile_net(case.net, phase=phase)
 
 
 KEY = jax.random.key(3)
 
 
 def test_every_type_has_a_net():
-    types = {node.type for text in NETS.values() for node in resolve(text).nodes}
+    types = {node.type for case in NETS.values() for node in resolve(case.net).nodes}
     sources = {name for name in layer_types() if name not in types}
     assert sources == {"Data", "HDF5Data", "ImageData", "MemoryData", "WindowData"}  # inputs, as Input is
 
 
-def test_shape_rule_and_jit(net):
-    variables, inputs = net.init(KEY), make_inputs(net)
+def test_shape_rule_and_jit(net, case):
+    variables, inputs = net.init(KEY), make_inputs(net, case)
     blobs = list(net.graph.blobs)
     outputs, state = net.apply(variables, inputs, KEY, blobs=blobs)
     for name in blobs:
@@ -63,9 +72,9 @@ def test_shape_rule_and_jit(net):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_vmap_is_a_loop(net):
+def test_vmap_is_a_loop(net, case):
     variables = net.init(KEY)
-    several = [make_inputs(net, seed) for seed in range(3)]
+    several = [make_inputs(net, case, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *several)
     keys = jax.random.split(KEY, 3)
     mapped = jax.vmap(lambda x, k: net.apply(variables, x, k)[0])(stacked, keys)
@@ -75,24 +84,23 @@ def test_vmap_is_a_loop(net):
             np.testing.assert_allclose(mapped[name][i], outputs[name], rtol=1e-5, atol=1e-6)
 
 
-# The gradient of Accuracy and of the mask is none by definition; random choices have no finite difference.
-NOT_DIFFERENTIABLE = ("accuracy",)
+def is_differentiable(case: Case) -> bool:
+    net = compile_net(case.net)
+    return bool(set(net.outputs) - set(case.no_gradient) and set(net.inputs) - set(case.integers) - set(case.fixed))
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if name not in NOT_DIFFERENTIABLE])
+@pytest.mark.parametrize("name", [name for name, case in NETS.items() if is_differentiable(case)])
 def test_gradients_against_finite_differences(name: str, phase: str):
+    case = NETS[name]
     with jax.enable_x64(True):
-        net = compile_net(NETS[name], phase=phase, dtype=jnp.float64)
-        variables, inputs = net.init(KEY), make_inputs(net)
-        labels = {key: value for key, value in inputs.items() if value.ndim == 3}
-        smooth = {key: value for key, value in inputs.items() if value.ndim != 3}
-        if name in ("sigmoid_loss", "softmax_loss"):
-            labels = {"y": inputs["y"]}
-            smooth = {"x": inputs["x"]}
-        differentiable = [blob for blob in net.outputs if blob != "mask"]
+        net = compile_net(case.net, phase=phase, dtype=jnp.float64)
+        variables, inputs = net.init(KEY), make_inputs(net, case)
+        constant = {key: value for key, value in inputs.items() if key in case.integers or key in case.fixed}
+        smooth = {key: value for key, value in inputs.items() if key not in constant}
+        differentiable = [blob for blob in net.outputs if blob not in case.no_gradient]
 
         def outputs(params, smooth):
-            result, _ = net.apply({**variables, "params": params}, {**labels, **smooth}, KEY)
+            result, _ = net.apply({**variables, "params": params}, {**constant, **smooth}, KEY)
             return [result[blob] for blob in differentiable]
 
         check_grads(outputs, (variables["params"], smooth), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
@@ -114,8 +122,8 @@ def test_layers_are_documented():
 
 @pytest.mark.parametrize("name", NETS)
 def test_export_round_trip(name: str):
-    net = compile_net(NETS[name], phase="TEST")
-    variables, inputs = net.init(KEY), make_inputs(net)
+    net = compile_net(NETS[name].net, phase="TEST")
+    variables, inputs = net.init(KEY), make_inputs(net, NETS[name])
     data = jax.random.key_data(KEY)
 
     def forward(variables, inputs, data):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaffe.compile import compile_net
-from tests.nets import one
+from tests.nets.case import one
 
 KEY = jax.random.key(0)
 WIDE = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 100 dim: 1000 } } }\n'
