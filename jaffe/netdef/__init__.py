@@ -21,4 +21,6 @@ from jaffe.netdef.source import load as load
 from jaffe.netdef.source import write_binary as write_binary
 from jaffe.netdef.source import write_text as write_text
 from jaffe.netdef.text import format_text as format_text
+from jaffe.netdef.upgrade import upgrade_net as upgrade_net
+from jaffe.netdef.upgrade import upgrade_solver as upgrade_solver
 from jaffe.netdef.weights import read_weights as read_weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from jaffe.netdef.errors import SpecError
@@ -25,6 +26,8 @@ class Node:
         shared: for a parameter named like an earlier one (``param { name: "w" }``): its index, and the
             layer and index that own it.
         location: ``file:line``, or ``""``.
+        directory: folder of the net's file, where files that the layer names are looked for.
+        trusted: for a Python layer: whether its module was named by the caller, so that its code may run.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Node:
     loss_weights: tuple[float, ...]
     shared: Mapping[int, tuple[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     location: str = ""
+    directory: Path = Path()
+    trusted: bool = False
 
     def error(self, problem: str) -> SpecError:
         """A SpecError that names this layer and where it stands."""

@@ -1,15 +1,16 @@
-"""From a declaration to a Graph: rules, legacy inputs, in-place blobs, shared parameters, loss weights."""
+"""From a declaration to a Graph: rules, in-place blobs, shared parameters, loss weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter
 from jaffe.netdef.rules import NetState, included, phase_name
-from jaffe.netdef.source import NetSource, Spec, load
+from jaffe.netdef.source import Spec, load
 
 Error = Callable[[str], SpecError]
 
@@ -28,8 +29,9 @@ def resolve(spec: Spec, state: NetState | None = None) -> Graph:
     if state is None:
         own = source.net.state
         state = NetState(phase_name(own.phase), own.level, tuple(own.stage))
-    builder = _Builder(state, {top for layer in source.net.layer for top in layer.top})
-    for layer, location in _layers(source):
+    builder = _Builder(state, {top for layer in source.net.layer for top in layer.top}, source.directory)
+    for i, layer in enumerate(source.net.layer):
+        location = source.location(i)
         try:
             keep = included(layer, state)
         except SpecError as error:
@@ -39,49 +41,12 @@ def resolve(spec: Spec, state: NetState | None = None) -> Graph:
     return builder.graph(source.net)
 
 
-def _layers(source: NetSource) -> Iterator[tuple[LayerParameter, str]]:
-    """The layers with their locations, legacy ``input:`` fields first as one Input layer."""
-    net = source.net
-    if net.layers:
-        raise SpecError(
-            f"is in Caffe's old format ({len(net.layers)} 'layers' entries), which is not read yet; expected 'layer'",
-            location=source.filename or None,
-        )
-    if net.input and (net.input_dim or net.input_shape):  # without either Caffe drops them
-        yield _legacy_inputs(net, source.filename), source.filename
-    for i, layer in enumerate(net.layer):
-        yield layer, source.location(i)
-
-
-def _legacy_inputs(net: NetParameter, filename: str) -> LayerParameter:
-    """``input: "data" input_dim: ...`` (four numbers each) or ``input_shape`` as an Input layer."""
-    name = "input"
-    while any(other.name == name for other in net.layer):
-        name += "_"
-    layer = LayerParameter(name=name, type="Input", top=net.input)
-    if net.input_shape:
-        if len(net.input_shape) != len(net.input):
-            raise SpecError(
-                f"expected an input_shape for each input ({len(net.input)}); found {len(net.input_shape)}",
-                location=filename or None,
-            )
-        layer.input_param.shape.extend(net.input_shape)
-    else:
-        if len(net.input_dim) != 4 * len(net.input):
-            raise SpecError(
-                f"expected 4 input_dim for each input ({4 * len(net.input)}); found {len(net.input_dim)}",
-                location=filename or None,
-            )
-        for i in range(len(net.input)):
-            layer.input_param.shape.add(dim=net.input_dim[4 * i : 4 * i + 4])
-    return layer
-
-
 class _Builder:
     """Adds layers one by one, keeping the values that blob names stand for at that point of the file."""
 
-    def __init__(self, state: NetState, declared: set[str]):
+    def __init__(self, state: NetState, declared: set[str], directory: Path):
         self.state = state
+        self.directory = directory
         self.declared = declared  # names of all blobs that some layer declares
         self.nodes: list[Node] = []
         self.names: set[str] = set()
@@ -123,6 +88,7 @@ class _Builder:
             loss_weights=self._loss_weights(layer, len(values), error),
             shared=MappingProxyType(self._shared(layer, name)),
             location=location,
+            directory=self.directory,
         ))
 
     def _unique(self, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.jaffe_pb2 import NetParameter
 from jaffe.netdef.text import format_text, layer_lines, parse_text
+from jaffe.netdef.upgrade import upgrade
 
 _BINARY_SUFFIXES = {".caffemodel", ".binaryproto", ".pb"}
 
@@ -47,16 +48,26 @@ Spec: TypeAlias = str | os.PathLike[str] | NetParameter | NetSource | HasSource
 
 
 def load(spec: Spec) -> NetSource:
-    """Read a net declaration, whatever form it comes in.
+    """Read a net declaration, whatever form it comes in, and bring it to the current format (``upgrade``).
 
     Args:
         spec: path of a ``.prototxt`` (text) or ``.caffemodel``/``.binaryproto``/``.pb`` (binary) file;
             prototxt itself (a string with a brace or a newline); a ``NetParameter``; a ``NetSpec``.
 
     Raises:
-        SpecError: the file is missing or is not a net; the message has file, line and column.
+        SpecError: the file is missing or is not a net; the message has file, line and column. An old net cannot be
+            upgraded; the message has layer, file and line.
         TypeError: ``spec`` is of another type.
     """
+    source = _read(spec)
+    upgraded = upgrade(source.net, source.location, source.filename)
+    if upgraded.net is source.net:
+        return source
+    locations = tuple(source.filename if i is None else source.location(i) for i in upgraded.origins)
+    return replace(source, net=upgraded.net, locations=locations)
+
+
+def _read(spec: Spec) -> NetSource:
     if isinstance(spec, NetSource):
         return spec
     if isinstance(spec, NetParameter):
@@ -73,14 +84,14 @@ def load(spec: Spec) -> NetSource:
 
 
 def from_text(text: str, filename: str = "<text>", directory: Path = Path()) -> NetSource:
-    """Parse a net from prototxt. Raises SpecError as ``load`` does."""
+    """Parse a net from prototxt, as it is written: old formats stay. Raises SpecError as ``load`` does."""
     net = parse_text(text, NetParameter, filename)
-    lines = layer_lines(text)
+    lines = layer_lines(text, "layers" if net.layers else "layer")
     return NetSource(net, tuple(f"{filename}:{line}" for line in lines), filename, directory)
 
 
 def from_file(path: Path) -> NetSource:
-    """Read a net from a text or binary file, chosen by its suffix. Raises SpecError as ``load`` does."""
+    """Read a net from a text or binary file, chosen by its suffix; old formats stay. Raises SpecError as ``load``."""
     content = read_bytes(path)
     if path.suffix in _BINARY_SUFFIXES:
         try:

@@ -22,6 +22,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
+_PLACEHOLDER = re.compile(r"\$(\{\w*\}|\(\w*\)|\w*)")
+_MOST_LISTED = 12  # names in a message
+
 
 def parse_text(text: str, message_class: type[M], filename: str = "<text>") -> M:
     """Parse prototxt.
@@ -37,6 +40,9 @@ def parse_text(text: str, message_class: type[M], filename: str = "<text>") -> M
         problem = re.sub(r"^'.*': ", "", problem)  # protobuf repeats the whole line
         problem = problem if len(problem) <= 200 else problem[:200] + "..."
         place = filename if line is None else f"{filename}:{line}:{column}"
+        blank = _PLACEHOLDER.search(text.split("\n")[line - 1]) if line is not None and "$" in problem else None
+        if blank:
+            problem = f"{blank.group()} is a placeholder that some script fills in; put a value in its place"
         raise SpecError(_explain(problem), location=place) from None
     except (UnicodeError, RecursionError, ValueError) as error:
         raise SpecError(f"is not prototxt: {error}", location=filename) from None
@@ -84,8 +90,15 @@ def _explain(problem: str) -> str:
     if found:
         enum, name = found.groups()
         values = descriptor_pool.Default().FindEnumTypeByName(enum).values_by_name
-        near = suggest(name, values) or f"; known values: {', '.join(values)}"
-        return f"{enum.removeprefix('jaffe.')} has no value {name!r}{near}"
+        short = enum.removeprefix("jaffe.")
+        if name[0] in "\"'":
+            near = suggest(name.strip("\"'"), values)
+            return f"expected a value of {short}, without quotes; found {name}{near}"
+        known = f"; known values: {', '.join(values)}" if len(values) <= _MOST_LISTED else ""
+        return f"{short} has no value {name!r}{suggest(name, values) or known}"
+    found = re.match(r"Expected string but found: '(\w+)'", problem)
+    if found:
+        return f"expected a text in quotes; found {found.group(1)}"
     return problem.replace("jaffe.", "")
 
 

@@ -14,6 +14,7 @@ from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import NetParameter, NetState, SolverParameter
 from jaffe.netdef.source import NetSource, Spec, decode, load, read_bytes
 from jaffe.netdef.text import read_solver
+from jaffe.netdef.upgrade import upgrade_solver
 from jaffe.train.schedules import POLICIES
 
 SOLVER_TYPES = ("SGD",)
@@ -81,11 +82,7 @@ def read_config(
             raise SpecError(f"a solver has no setting {key!r}{suggest(key, known)}") from None
         except (TypeError, ValueError) as error:
             raise SpecError(f"solver setting {key}={value!r}: {error}") from None
-    if proto.HasField("solver_type"):
-        if proto.HasField("type"):
-            raise SpecError("solver_type is the old form of type; expected one of them, found both", location=where)
-        proto.type = {"SGD": "SGD", "NESTEROV": "Nesterov", "ADAGRAD": "AdaGrad", "RMSPROP": "RMSProp",
-                      "ADADELTA": "AdaDelta", "ADAM": "Adam"}[SolverParameter.SolverType.Name(proto.solver_type)]
+    proto = upgrade_solver(proto, where)
     _check(proto, where)
     train, tests = _nets(proto, net, directory, where)
     return SolverConfig(proto, train, tests, directory, _prefix(proto, stem))

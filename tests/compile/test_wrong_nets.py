@@ -73,8 +73,8 @@ WRONG = {
         "net 'empty' has no layers in phase TEST",
     ),
     "old_format": (
-        'layers { name: "c" type: CONVOLUTION }\n',
-        "net.prototxt: is in Caffe's old format (1 'layers' entries), which is not read yet; expected 'layer'",
+        'layers { name: "c" type: CONVOLUTION }\nlayer { name: "d" type: "Input" top: "d" }\n',
+        "net.prototxt:1: a net has 'layer' entries or, in Caffe's old format, 'layers'; found 1 and 1",
     ),
     "no_num_output": (
         DATA + 'layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1" convolution_param { '
