@@ -16,7 +16,7 @@ from jaffe.netdef.jaffe_pb2 import LossParameter
 _LEAST = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
 
 
-def _normaliser(mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
+def normaliser(mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
     """What a summed loss is divided by, never less than 1."""
     by_mode: dict[int, Array | int] = {
         LossParameter.FULL: full,
@@ -38,20 +38,28 @@ def _mode(layer: Layer, fallback: int) -> int:
     return fallback
 
 
-def _of_label(values: Array, label: Array) -> Array:
+def of_label(values: Array, label: Array) -> Array:
     """The value of each label's class, along the last axis; NaN where the label is outside the classes."""
     classes = values.shape[-1]
     inside = jnp.where((label < 0) | (label >= classes), classes, label)
     return jnp.take_along_axis(values, inside[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
-def _check_first_axis(layer: Layer, bottoms: Sequence[Shape]) -> None:
+def floored(log_p: Array, least: float) -> Array:
+    """``log(max(p, least))`` of a softmax, as Caffe has it, with the gradient of ``log(p)``: p - onehot in the end."""
+    finite = jnp.where(jnp.isneginf(log_p), 0, log_p)
+    return finite + lax.stop_gradient(jnp.maximum(log_p, math.log(least)) - finite)
+
+
+def check_first_axis(layer: Layer, bottoms: Sequence[Shape]) -> None:
+    """Refuse first bottoms whose batches differ."""
     a, b = bottoms[0], bottoms[1]
     if not a or not b or a[0] != b[0]:
         raise layer.node.error(f"bottoms have one first axis (the batch); found {a} and {b}")
 
 
-def _check_labels(layer: Layer, scores: Shape, labels: Shape, axis: int) -> None:
+def check_labels(layer: Layer, scores: Shape, labels: Shape, axis: int) -> None:
+    """Refuse other than one label for each position of the scores beside ``axis``."""
     expected = scores[:axis] + scores[axis + 1 :]
     if math.prod(labels) != math.prod(expected):
         raise layer.node.error(f"expected one label for each of {math.prod(expected)} predictions {expected}; "
@@ -73,7 +81,7 @@ class SoftmaxWithLoss(Layer):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.node.proto.softmax_param.axis, len(bottoms[0]))
-        _check_labels(self, bottoms[0], bottoms[1], axis)
+        check_labels(self, bottoms[0], bottoms[1], axis)
         return [(), bottoms[0]][: len(self.node.tops)]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -85,15 +93,13 @@ class SoftmaxWithLoss(Layer):
         counted = label != p.ignore_label if p.HasField("ignore_label") else None
         if counted is not None:
             label = jnp.where(counted, label, 0)
-        picked = _of_label(log_p, label)
-        # The value stops at log(FLT_MIN) as Caffe's does; the gradient stays p - onehot.
-        finite = jnp.where(jnp.isneginf(picked), 0, picked)
-        loss = -(finite + lax.stop_gradient(jnp.maximum(picked, math.log(_LEAST)) - finite))
+        picked = of_label(log_p, label)
+        loss = -floored(picked, _LEAST)
         if counted is not None:
             loss = jnp.where(counted, loss, 0)
         valid = loss.size if counted is None else counted.sum()
         batch = math.prod(scores.shape[:axis])
-        total = loss.sum() / _normaliser(_mode(self, LossParameter.VALID), loss.size, valid, batch)
+        total = loss.sum() / normaliser(_mode(self, LossParameter.VALID), loss.size, valid, batch)
         if len(self.node.tops) == 1:
             return [total]
         return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)]
@@ -115,7 +121,7 @@ class SigmoidCrossEntropyLoss(Layer):
     bottoms = (2, 2)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_first_axis(self, bottoms)
+        check_first_axis(self, bottoms)
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):
             raise self.node.error(f"logits and targets have one count; found {bottoms[0]} and {bottoms[1]}")
         return [()]
@@ -129,7 +135,7 @@ class SigmoidCrossEntropyLoss(Layer):
             counted = target != p.ignore_label
             loss, valid = jnp.where(counted, loss, 0), counted.sum()
         mode = _mode(self, LossParameter.BATCH_SIZE)
-        return [loss.sum() / _normaliser(mode, x.size, valid, x.shape[0])]
+        return [loss.sum() / normaliser(mode, x.size, valid, x.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 7 * math.prod(bottoms[0])
@@ -145,7 +151,7 @@ class EuclideanLoss(Layer):
     bottoms = (2, 2)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_first_axis(self, bottoms)
+        check_first_axis(self, bottoms)
         if math.prod(bottoms[0]) != math.prod(bottoms[1]):
             raise self.node.error(f"bottoms have one count; found {bottoms[0]} and {bottoms[1]}")
         return [()]
@@ -173,7 +179,7 @@ class Accuracy(Layer):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.p.axis, len(bottoms[0]))
-        _check_labels(self, bottoms[0], bottoms[1], axis)
+        check_labels(self, bottoms[0], bottoms[1], axis)
         classes = bottoms[0][axis]
         if not 1 <= self.p.top_k <= classes:
             raise self.node.error(f"expected top_k from 1 to the number of classes, {classes}; found {self.p.top_k}")
@@ -188,7 +194,7 @@ class Accuracy(Layer):
         counted = jnp.ones(label.shape, bool)
         if self.p.HasField("ignore_label"):
             counted = label != self.p.ignore_label
-        own = _of_label(scores, label)
+        own = of_label(scores, label)
         rivals = (scores >= own[..., None]).sum(-1) - 1  # the class itself is among them
         right = counted & (rivals < self.p.top_k) & ~jnp.isnan(own)
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
