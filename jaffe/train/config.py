@@ -17,7 +17,7 @@ from jaffe.netdef.text import read_solver
 from jaffe.netdef.upgrade import upgrade_solver
 from jaffe.train.schedules import POLICIES
 
-SOLVER_TYPES = ("SGD",)
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 
 
 @runtime_checkable
@@ -107,8 +107,8 @@ def _check(proto: SolverParameter, where: str | None) -> None:
         return SpecError(problem, location=where)
 
     if proto.type not in SOLVER_TYPES:
-        raise error(f"solver type {proto.type!r} is not known{suggest(proto.type, SOLVER_TYPES)}; "
-                    f"expected one of {', '.join(SOLVER_TYPES)}")
+        near = suggest(proto.type, SOLVER_TYPES) or f"; expected one of {', '.join(SOLVER_TYPES)}"
+        raise error(f"solver type {proto.type!r} is not known{near}")
     if not proto.lr_policy:
         raise error(f"expected lr_policy; found none; known: {', '.join(POLICIES)}")
     if proto.lr_policy not in POLICIES:
@@ -116,6 +116,14 @@ def _check(proto: SolverParameter, where: str | None) -> None:
                     f"{suggest(proto.lr_policy, POLICIES) or '; known: ' + ', '.join(POLICIES)}")
     if proto.lr_policy in ("step", "sigmoid") and proto.stepsize <= 0:
         raise error(f"lr_policy {proto.lr_policy!r} needs stepsize > 0; found {proto.stepsize}")
+    if proto.type in ("AdaGrad", "RMSProp") and proto.momentum:
+        raise error(f"{proto.type} has no momentum; expected 0; found {proto.momentum:g}")
+    if proto.type == "RMSProp" and not 0 <= proto.rms_decay < 1:
+        raise error(f"rms_decay is in [0, 1); found {proto.rms_decay:g}")
+    if proto.type == "Adam" and not (0 <= proto.momentum < 1 and 0 <= proto.momentum2 < 1):
+        raise error(f"Adam's momentum and momentum2 are in [0, 1); found {proto.momentum:g} and {proto.momentum2:g}")
+    if proto.delta < 0:
+        raise error(f"delta is not negative; found {proto.delta:g}")
     if proto.gamma < 0:
         raise error(f"gamma is not negative; found {proto.gamma:g}")
     if proto.regularization_type not in ("L1", "L2"):

@@ -1,10 +1,11 @@
-"""Caffe's update as an optax chain, in Caffe's order."""
+"""Caffe's updates as optax chains, in Caffe's order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -16,11 +17,12 @@ Labels = dict[str, dict[str, float]]
 
 
 def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientTransformation:
-    """SGD with momentum. Expects the *sum* of the gradients of ``iter_size`` passes.
+    """The update of ``solver.type``. Expects the *sum* of the gradients of ``iter_size`` passes.
 
     In order: clip by the global norm of the raw sum; divide by iter_size; add weight decay, L2 ``lambda w`` or
-    L1 ``lambda sign(w)``, times each parameter's decay_mult; multiply by the learning rate and each parameter's
-    lr_mult; momentum ``V = mu V + g`` (so that V holds the rate); subtract. Source: Caffe 1.0, ``sgd_solver.cpp``.
+    L1 ``lambda sign(w)``, times each parameter's decay_mult; the type's own step, with the learning rate times each
+    parameter's lr_mult; subtract. SGD and Nesterov multiply by the rate first, so that their momentum holds it; the
+    others do so last. Source: Caffe 1.0, ``solvers/*.cpp``.
     """
     lr_mult, decay_mult = multipliers(net)
     decay = _l1 if solver.regularization_type == "L1" else optax.add_decayed_weights
@@ -31,11 +33,72 @@ def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientT
         steps.append(optax.scale(1 / solver.iter_size))
     if solver.weight_decay:
         steps.append(_per_value(decay_mult, lambda mult: decay(solver.weight_decay * mult), neutral=0))
-    steps.append(optax.scale_by_schedule(learning_rate(solver)))
-    steps.append(_per_value(lr_mult, optax.scale, neutral=1))
-    if solver.momentum:
-        steps.append(optax.trace(solver.momentum))
+    rate = [optax.scale_by_schedule(learning_rate(solver)), _per_value(lr_mult, optax.scale, neutral=1)]
+    own = UPDATES[solver.type](solver)
+    steps += [*rate, *own] if solver.type in ("SGD", "Nesterov") else [*own, *rate]
     return optax.chain(*steps, optax.scale(-1))
+
+
+def _momentum(solver: SolverParameter, nesterov: bool) -> list[optax.GradientTransformation]:
+    """``V' = mu V + r g``; SGD takes V', Nesterov ``r g + mu V'``, which is Caffe's ``(1 + mu) V' - mu V``."""
+    return [optax.trace(solver.momentum, nesterov=nesterov)] if solver.momentum else []
+
+
+# Each type's own step.
+UPDATES: dict[str, Callable[[SolverParameter], list[optax.GradientTransformation]]] = {
+    "SGD": lambda solver: _momentum(solver, nesterov=False),
+    "Nesterov": lambda solver: _momentum(solver, nesterov=True),
+    "AdaGrad": lambda solver: [scale_by_sum_of_squares(solver.delta)],
+    "RMSProp": lambda solver: [optax.scale_by_rms(solver.rms_decay, solver.delta, eps_in_sqrt=False)],
+    "AdaDelta": lambda solver: [optax.scale_by_adadelta(solver.momentum, solver.delta)],
+    "Adam": lambda solver: [scale_by_caffe_adam(solver.momentum, solver.momentum2, solver.delta)],
+}
+
+
+class SumOfSquares(NamedTuple):
+    """AdaGrad's state: H, shaped as the parameters."""
+
+    total: Any
+
+
+def scale_by_sum_of_squares(eps: float) -> optax.GradientTransformation:
+    """AdaGrad: ``H += g^2``, ``g / (sqrt(H) + eps)``. (optax's puts eps inside the root.)"""
+
+    def init(params: Any) -> SumOfSquares:
+        return SumOfSquares(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: SumOfSquares, params: Any = None) -> tuple[Any, SumOfSquares]:
+        total = jax.tree.map(lambda h, g: h + g * g, state.total, updates)
+        return jax.tree.map(lambda g, h: g / (jnp.sqrt(h) + eps), updates, total), SumOfSquares(total)
+
+    return optax.GradientTransformation(init, update)
+
+
+class AdamState(NamedTuple):
+    """Adam's state: steps taken, and the two moments, shaped as the parameters."""
+
+    count: jax.Array
+    mu: Any
+    nu: Any
+
+
+def scale_by_caffe_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam as Caffe has it: ``sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)``.
+
+    eps is added to the uncorrected root ("epsilon hat" of Kingma and Ba 2015); optax adds it to the corrected one.
+    """
+
+    def init(params: Any) -> AdamState:
+        return AdamState(jnp.zeros((), jnp.int32), *(jax.tree.map(jnp.zeros_like, params) for _ in range(2)))
+
+    def update(updates: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        return jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu), AdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def multipliers(net: CompiledNet) -> tuple[Labels, Labels]:

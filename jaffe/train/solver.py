@@ -62,6 +62,7 @@ class Solver:
             the solver file says.
         reporter: told of progress; default silent.
         dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
+        python_modules: names of the modules whose code Python layers may run.
         settings: fields of ``SolverParameter``: ``base_lr=0.01``, ``test_iter=[10]``, ... A setting replaces
             what the solver file says.
 
@@ -87,9 +88,11 @@ class Solver:
         weights: str | None = None,
         reporter: Reporter | None = None,
         dtype: Any = jnp.float32,
+        python_modules: Sequence[str] = (),
         **settings: Any,
     ):
         self.dtype = dtype
+        self.python_modules = python_modules
         if isinstance(solver, Recipe):
             data = solver.data if data is None else data
             solver = solver.solver_proto()
@@ -139,6 +142,7 @@ class Solver:
         """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum."""
         fresh = self._fresh(load_weights(self.net, self.variables, source))
         opt_state = optax.tree_utils.tree_set(fresh.opt_state, count=jnp.int32(self._iteration))
+        opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own, to be donated
         self.state = replace(fresh, iteration=jnp.int32(self._iteration), opt_state=opt_state)
         for evaluation in self.tests:
             evaluation.own = load_weights(evaluation.net, evaluation.own, source)
@@ -307,7 +311,8 @@ class Solver:
         state = NetState(role.phase, role.level, role.stages)
         feed = Feed(resolve(role.source, state), data, base=role.source.directory, seed=self.seed)
         net = compile_net(
-            role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=self.dtype
+            role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=self.dtype,
+            python_modules=self.python_modules,
         )
         return net, feed
 

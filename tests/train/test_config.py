@@ -52,7 +52,14 @@ WRONG = {
     "lr_policy": (BASE + "lr_policy: 'stpe'", "<text>: unknown lr_policy 'stpe'; did you mean 'step'?"),
     "no_policy": ("base_lr: 1\n", "<text>: expected lr_policy; found none; known: fixed, step, exp, inv, multistep, "
                                   "poly, sigmoid"),
-    "type": (BASE + "type: 'sgd'", "<text>: solver type 'sgd' is not known; did you mean 'SGD'?; expected one of SGD"),
+    "type": (BASE + "type: 'sgd'", "<text>: solver type 'sgd' is not known; did you mean 'SGD'?"),
+    "far_type": (BASE + "type: 'L-BFGS'", "<text>: solver type 'L-BFGS' is not known; expected one of SGD, Nesterov, "
+                                          "AdaGrad, RMSProp, AdaDelta, Adam"),
+    "adagrad": (BASE + "type: 'AdaGrad' momentum: 0.9", "<text>: AdaGrad has no momentum; expected 0; found 0.9"),
+    "rms_decay": (BASE + "type: 'RMSProp' rms_decay: 1", "<text>: rms_decay is in [0, 1); found 1"),
+    "adam": (BASE + "type: 'Adam' momentum: 0.9 momentum2: 1",
+             "<text>: Adam's momentum and momentum2 are in [0, 1); found 0.9 and 1"),
+    "delta": (BASE + "type: 'Adam' delta: -1", "<text>: delta is not negative; found -1"),
     "stepsize": (BASE + "lr_policy: 'step'", "<text>: lr_policy 'step' needs stepsize > 0; found 0"),
     "no_net": ("lr_policy: 'fixed'\n",
                "<text>: expected one of net, net_param, train_net, train_net_param; found none"),
