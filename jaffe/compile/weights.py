@@ -1,68 +1,178 @@
-"""Copying weights into a net by layer name, with Caffe's rules."""
+"""Copying weights into a net by layer name, with Caffe's rules, and writing a net's weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaffe.compile.infer import same_values
+from jaffe.compile.infer import Stored
 from jaffe.compile.net import CompiledNet, Variables
 from jaffe.netdef.errors import JaffeError
-from jaffe.netdef.weights import read_weights
+from jaffe.netdef.weights import read_layers, same_values, write_weights
+
+Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray | None]]
+_Layers: TypeAlias = Mapping[str, Sequence[np.ndarray | None]]
 
 
-def load_weights(
-    net: CompiledNet,
-    variables: Variables,
-    source: str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray]],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WeightsReport:
+    """What ``load_weights`` does with some weights, by layer name.
+
+    Attributes:
+        copied: layers whose weights are copied.
+        ignored: layers with weights that the net does not have.
+        left: layers of the net with weights of their own that keep them.
+        problems: a line for each layer whose number or shapes of blobs differ, for which ``load_weights`` refuses.
+    """
+
+    copied: tuple[str, ...]
+    ignored: tuple[str, ...]
+    left: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"copied {_names(self.copied)}", f"ignored {_names(self.ignored)}", f"left {_names(self.left)}"]
+        return "\n".join([*lines, *self.problems])
+
+
+def load_weights(net: CompiledNet, variables: Variables, source: Source | Sequence[Source]) -> dict[str, Any]:
     """New variables, with the weights of every layer that the source names too.
 
     Layers of the net that the source does not have keep their variables; layers of the source that the net
-    does not have are passed over. To start a layer afresh, rename it.
+    does not have are passed over (``weights_report`` lists both). To start a layer afresh, rename it. Types of
+    layers are not compared. A shape fits when it is equal, or when it is Caffe's old form with four axes: (N) as
+    (1, 1, 1, N). A blob that the net shares with an earlier layer may be missing, as in Caffe's HDF5 files.
 
     Args:
-        source: a ``.caffemodel`` file, or arrays by layer name in Caffe's order.
+        source: a file that ``read_weights`` reads, or arrays by layer name in Caffe's order; or several, which are
+            copied one after another (as text separated by commas, as Caffe has them).
 
     Raises:
-        SpecError: the file cannot be read.
+        SpecError: a file cannot be read.
         JaffeError: lists every layer whose number or shapes of blobs differ; or no layer has the same name.
     """
-    blobs = source if isinstance(source, Mapping) else read_weights(source)
-    name = "the given weights" if isinstance(source, Mapping) else os.fspath(source)
-    common = [layer for layer in blobs if layer in net.stored]
-    if not common:
-        raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {_names(blobs)}; "
-                         f"expected any of {_names([k for k, v in net.stored.items() if v])}")
-    problems = [problem for layer in common for problem in _mismatches(net, layer, blobs[layer])]
-    if problems:
-        raise JaffeError(f"net {net.name!r} and {name} do not fit (rename a layer to start it afresh):\n  "
-                         + "\n  ".join(problems))
+    sources = _sources(source)
+    reports = [_report(net, blobs) for _, blobs in sources]
+    for (name, blobs), report in zip(sources, reports, strict=True):
+        if not report.copied and not report.problems:
+            raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {_names(_with_blobs(blobs))}; "
+                             f"expected any of {_names(k for k, v in net.stored.items() if v)}")
+    if any(report.problems for report in reports):
+        raise JaffeError("\n".join(
+            f"net {net.name!r} and {name} do not fit (rename a layer to start it afresh):\n  "
+            + "\n  ".join(report.problems)
+            for (name, _), report in zip(sources, reports, strict=True) if report.problems
+        ))
     result = {group: {layer: dict(arrays) for layer, arrays in variables[group].items()} for group in variables}
-    for layer in common:
-        for stored, array in zip(net.stored[layer], blobs[layer], strict=True):
-            group = "params" if stored.weight.trained else "state"
-            owner, weight = stored.owner
-            shape = np.shape(variables[group][owner][weight])
-            result[group][owner][weight] = jnp.asarray(np.reshape(array, shape), net.dtype)
+    for _, blobs in sources:
+        for layer in blobs:
+            for stored, array in zip(net.stored.get(layer, ()), blobs[layer], strict=False):
+                if array is not None:
+                    group = "params" if stored.weight.trained else "state"
+                    owner, weight = stored.owner
+                    shape = np.shape(variables[group][owner][weight])
+                    with np.errstate(over="ignore"):  # beyond float32: infinity, as in Caffe
+                        result[group][owner][weight] = jnp.asarray(np.reshape(array, shape), net.dtype)
     return result
 
 
-def _mismatches(net: CompiledNet, layer: str, arrays: Sequence[np.ndarray]) -> list[str]:
-    expected = net.stored[layer]
-    if not isinstance(arrays, (list, tuple)) or not all(np.asarray(array).dtype.kind in "fiub" for array in arrays):
+def weights_report(net: CompiledNet, source: Source | Sequence[Source]) -> WeightsReport:
+    """What ``load_weights`` would copy from the source, pass over, leave and refuse. Prints as text.
+
+    Raises:
+        SpecError: a file cannot be read.
+    """
+    reports = [_report(net, blobs) for _, blobs in _sources(source)]
+    copied = tuple(dict.fromkeys(layer for report in reports for layer in report.copied))
+    return WeightsReport(
+        copied=copied,
+        ignored=tuple(dict.fromkeys(layer for report in reports for layer in report.ignored)),
+        left=tuple(layer for layer in net.stored if all(layer in report.left for report in reports)),
+        problems=tuple(problem for report in reports for problem in report.problems),
+    )
+
+
+def save_weights(net: CompiledNet, variables: Variables, path: str | os.PathLike[str]) -> None:
+    """Write a net's weights to a file that ``load_weights`` reads, and Caffe where the format is Caffe's.
+
+    Formats by suffix: ``.caffemodel`` (with the net's declaration), ``.caffemodel.h5``, ``.h5`` or ``.hdf5``,
+    ``.safetensors`` and ``.npz`` (arrays named ``layer/0``, ``layer/1``, ...). Numbers are float32, in Caffe's
+    layouts; BatchNorm's state is its three blobs. The file appears whole or not at all.
+
+    Raises:
+        SpecError: the suffix is none of them, a layer's name does not fit the format, or the file cannot be written.
+        JaffeError: the variables are not the net's.
+    """
+    weights = {
+        layer: [np.reshape(_variable(net, variables, layer, one), one.weight.shape) for one in stored]
+        for layer, stored in net.stored.items()
+        if stored
+    }
+    write_weights(path, weights, net.graph)
+
+
+def _variable(net: CompiledNet, variables: Variables, layer: str, stored: Stored) -> np.ndarray:
+    """The array of a stored weight, from the layer that owns it."""
+    group = "params" if stored.weight.trained else "state"
+    owner, name = stored.owner
+    try:
+        array = np.asarray(variables[group][owner][name])
+    except (KeyError, TypeError):
+        raise JaffeError(f"the variables have no {group!r} {owner!r} {name!r}; "
+                         f"expected those of net {net.name!r}") from None
+    if array.size != int(np.prod(stored.weight.shape, dtype=object)):
+        raise JaffeError(f"layer {layer!r}: {stored.weight.name}: expected shape {stored.weight.shape}; "
+                         f"found {array.shape}")
+    return array
+
+
+def _sources(source: Source | Sequence[Source]) -> list[tuple[str, _Layers]]:
+    """What messages call each source, and its blobs."""
+    if isinstance(source, Mapping):
+        return [("the given weights", source)]
+    if isinstance(source, str) and "," in source and not os.path.exists(source):
+        source = [part.strip() for part in source.split(",") if part.strip()]
+    if isinstance(source, (str, os.PathLike)):
+        return [(os.fspath(source), read_layers(source))]
+    return [pair for one in source for pair in _sources(one)]
+
+
+def _report(net: CompiledNet, blobs: _Layers) -> WeightsReport:
+    problems = tuple(problem for layer in blobs if layer in net.stored for problem in _mismatches(net, layer, blobs))
+    given = _with_blobs(blobs)
+    return WeightsReport(
+        copied=tuple(layer for layer in given if layer in net.stored),
+        ignored=tuple(layer for layer in given if layer not in net.stored),
+        left=tuple(layer for layer in net.stored if layer not in given and net.inferred.owned(layer)),
+        problems=problems,
+    )
+
+
+def _with_blobs(blobs: _Layers) -> list[str]:
+    return [layer for layer, arrays in blobs.items() if not isinstance(arrays, (list, tuple)) or arrays]
+
+
+def _mismatches(net: CompiledNet, layer: str, blobs: _Layers) -> list[str]:
+    expected, arrays = net.stored[layer], blobs[layer]
+    if not isinstance(arrays, (list, tuple)) or not all(
+        array is None or np.asarray(array).dtype.kind in "fiub" for array in arrays
+    ):
         return [f"layer {layer!r}: expected a list of arrays of numbers; found {type(arrays).__name__}"]
-    if len(arrays) != len(expected):
+    found = sum(array is not None for array in arrays)
+    missing = [stored for stored, array in zip(expected, [*arrays, *[None] * len(expected)], strict=False)
+               if array is None]
+    if len(arrays) > len(expected) or any(stored.owner == (layer, stored.weight.name) for stored in missing):
         names = ", ".join(stored.weight.name for stored in expected) or "no weights"
-        return [f"layer {layer!r}: expected {len(expected)} blobs ({names}); found {len(arrays)}"]
+        return [f"layer {layer!r}: expected {len(expected)} blobs ({names}); found {found}"]
     return [
         f"layer {layer!r}: {stored.weight.name}: expected shape {stored.weight.shape}; found {np.shape(array)}"
-        for stored, array in zip(expected, arrays, strict=True)
-        if not same_values(np.shape(array), stored.weight.shape)
+        for stored, array in zip(expected, arrays, strict=False)
+        if array is not None and not same_values(np.shape(array), stored.weight.shape)
     ]
 
 

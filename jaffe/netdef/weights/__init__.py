@@ -1,0 +1,11 @@
+"""Files of weights, read and written as NumPy arrays by layer name. Imports no JAX."""
+
+from jaffe.netdef.weights.blob import array_to_blob as array_to_blob
+from jaffe.netdef.weights.blob import blob_shape as blob_shape
+from jaffe.netdef.weights.blob import blob_size as blob_size
+from jaffe.netdef.weights.blob import blob_to_array as blob_to_array
+from jaffe.netdef.weights.blob import same_values as same_values
+from jaffe.netdef.weights.files import Layers as Layers
+from jaffe.netdef.weights.files import read_layers as read_layers
+from jaffe.netdef.weights.files import read_weights as read_weights
+from jaffe.netdef.weights.files import write_weights as write_weights
