@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from jaffe.compile import CompiledNet as CompiledNet
     from jaffe.compile import Context as Context
     from jaffe.compile import Layer as Layer
+    from jaffe.compile import PythonLayer as PythonLayer
     from jaffe.compile import Weight as Weight
     from jaffe.compile import compile_net as compile_net
     from jaffe.compile import load_weights as load_weights
     from jaffe.compile import register_layer as register_layer
+    from jaffe.compile import save_weights as save_weights
+    from jaffe.compile import weights_report as weights_report
     from jaffe.netdef import Graph as Graph
     from jaffe.netdef import JaffeError as JaffeError
     from jaffe.netdef import L as L
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "compile": ("CompiledNet", "Context", "Layer", "Weight", "compile_net", "load_weights", "register_layer"),
+    "compile": (
+        "CompiledNet", "Context", "Layer", "PythonLayer", "Weight", "compile_net", "load_weights", "register_layer",
+        "save_weights", "weights_report",
+    ),
     "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError"),
     "train": ("Solver",),
 }

@@ -14,6 +14,8 @@ Device = Annotated[str, typer.Option("--device", "--gpu", help="cpu, gpu, gpu:1,
                                      show_default="JAX's default")]
 Inputs = Annotated[list[str], typer.Option("--input", help="Shape of an input, as data=64,1,28,28; repeatable.",
                                            show_default=False)]
+PythonModules = Annotated[list[str], typer.Option(
+    "--python-module", help="A module whose code the net's Python layers may run; repeatable.", show_default=False)]
 Phase = Annotated[str, typer.Option(help="TRAIN or TEST.")]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from jaffe.cli.options import Device, Model, Weights, read_model, use_device
+from jaffe.cli.options import Device, Model, PythonModules, Weights, read_model, use_device
 
 
 def test(
@@ -18,6 +19,7 @@ def test(
                                       show_default=False)] = "",
     iterations: Annotated[int, typer.Option(min=1, help="Batches to run.")] = 50,
     device: Device = "",
+    python_modules: PythonModules = [],  # noqa: B006  typer copies it
 ) -> None:
     """Run a net in phase TEST over data and print the mean of each output."""
     from jaffe.netdef.errors import JaffeError
@@ -25,10 +27,12 @@ def test(
     if bool(weights) == bool(snapshot):
         raise JaffeError("expected --weights or --snapshot, one of them")
     use_device(device)
-    run(model, weights, snapshot, data, iterations)
+    run(model, weights, snapshot, data, iterations, python_modules)
 
 
-def run(model: str, weights: str, snapshot: str, data: str, iterations: int) -> None:
+def run(
+    model: str, weights: str, snapshot: str, data: str, iterations: int, python_modules: Sequence[str] = ()
+) -> None:
     """Compile, load weights, evaluate, print."""
     from pathlib import Path
 
@@ -46,9 +50,12 @@ def run(model: str, weights: str, snapshot: str, data: str, iterations: int) -> 
     if not data and model in RECIPES:
         data = recipe(model).data
     feed = Feed(resolve(source, NetState("TEST")), data or None, base=source.directory)
-    net = compile_net(source, phase="TEST", inputs=feed.shapes)
+    net = compile_net(source, phase="TEST", inputs=feed.shapes, python_modules=python_modules)
     fresh = net.init(jax.random.key(0))
-    variables = load_weights(net, fresh, weights) if weights else restore_variables(Path(snapshot), fresh)
+    if weights:
+        variables = load_weights(net, fresh, weights)
+    else:
+        variables = restore_variables(Path(snapshot), fresh, net.fresh_carry())
     results = Evaluation(net, feed, iterations, jax.random.key(0)).run(variables)
     for name, value in results.items():
         print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}: mean {np.mean(value):.6g}")

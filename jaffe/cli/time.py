@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaffe.cli.options import Device, Inputs, Model, Phase, parse_shapes, read_model, use_device
+from jaffe.cli.options import Device, Inputs, Model, Phase, PythonModules, parse_shapes, read_model, use_device
 
 
 def time(
@@ -15,6 +15,7 @@ def time(
     inputs: Inputs = [],  # noqa: B006  typer copies it
     iterations: Annotated[int, typer.Option(min=1, help="Runs of each; the median is shown.")] = 50,
     device: Device = "",
+    python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Time a net, whole and layer by layer, forward and backward, on random input."""
     from rich.console import Console
@@ -23,7 +24,8 @@ def time(
     from jaffe.train.timing import time_layers, time_net, timing_table
 
     use_device(device)
-    net = compile_net(read_model(model), phase=phase, inputs=parse_shapes(inputs))
+    shapes = parse_shapes(inputs)
+    net = compile_net(read_model(model), phase=phase, inputs=shapes, python_modules=python_modules)
     whole = time_net(net, iterations)
     console = Console(markup=False)  # names may hold what rich takes for markup
     console.print(timing_table(time_layers(net, iterations), whole))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaffe.cli.options import Device, use_device
+from jaffe.cli.options import Device, PythonModules, use_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ def train(
     output: Annotated[str, typer.Option(help="Prefix of what is written, in place of snapshot_prefix.",
                                         show_default=False)] = "",
     device: Device = "",
+    python_modules: PythonModules = [],  # noqa: B006  typer copies it
 ) -> None:
     """Train a net. Without options: LeNet on handwritten digits."""
     from jaffe.netdef.errors import JaffeError
@@ -44,12 +46,12 @@ def train(
     if weights and snapshot:
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
-    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output)
+    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, python_modules)
 
 
 def run(
     solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
-    iterations: int, output: str,
+    iterations: int, output: str, python_modules: Sequence[str] = (),
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time
@@ -74,14 +76,16 @@ def run(
     by_phase = {"train": data or default_data, "test": test_data or data or default_data}
     job = Solver(
         spec, net=model or None, data={split: source for split, source in by_phase.items() if source} or None,
-        weights="" if snapshot else weights or None, reporter=ConsoleReporter(console), **settings,
+        weights="" if snapshot else weights or None, reporter=ConsoleReporter(console), python_modules=python_modules,
+        **settings,
     )
     console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
     began = time.perf_counter()
     job.run(snapshot or None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
               "data": data, "test-data": test_data, "output": output}
-    how = " ".join(f"--{option} {shlex.quote(value)}" for option, value in chosen.items() if value)
+    options = [*chosen.items(), *(("python-module", module) for module in python_modules)]
+    how = " ".join(f"--{option} {shlex.quote(value)}" for option, value in options if value)
     _tell(console, job, time.perf_counter() - began, how)
 
 

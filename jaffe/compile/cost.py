@@ -21,7 +21,8 @@ class LayerCost:
     """Cost of one layer in one forward pass.
 
     Attributes:
-        params: trained values that the layer owns. ``state``: untrained ones (BatchNorm's statistics).
+        params: trained values that the layer owns. ``state``: untrained ones (BatchNorm's statistics), without what is
+            carried from call to call (LSTM's h and c).
         activations: values in its tops.
         flops: floating point operations, two for a multiply-add.
     """
@@ -125,5 +126,7 @@ def _remarks(node: Node, inferred: Inferred) -> list[str]:
     trained = [one for one in stored if one.weight.trained]
     if trained and all(one.lr_mult == 0 for one in trained):
         remarks.append("frozen")
+    if inferred.carried[node.name]:
+        remarks.append(f"carries {', '.join(weight.name for weight in inferred.carried[node.name])} to the next call")
     remarks += [f"loss weight {weight:g}" for weight in node.loss_weights if weight]
     return remarks

@@ -13,7 +13,7 @@ from jaffe.compile.layers.data import Source
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import ParamSpec
-from jaffe.netdef.weights import blob_shape
+from jaffe.netdef.weights import blob_shape, blob_size, same_values
 
 MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
 
@@ -36,11 +36,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What shape inference finds: layer objects by node, shapes by value, stored arrays by node, inputs."""
+    """What shape inference finds: layer objects by node, shapes by value, stored arrays by node, inputs.
+
+    ``stored`` has what a weights file has; ``carried``, apart from it, what goes from one call to the next.
+    """
 
     layers: Mapping[str, Layer]
     shapes: Mapping[str, Shape]
     stored: Mapping[str, tuple[Stored, ...]]
+    carried: Mapping[str, tuple[Weight, ...]]
     inputs: Mapping[str, Shape]
 
     def owned(self, node: str) -> list[Stored]:
@@ -66,6 +70,7 @@ def infer(graph: Graph, inputs: Mapping[str, Sequence[int]] | None = None, batch
     fed: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     stored: dict[str, tuple[Stored, ...]] = {}
+    carried: dict[str, tuple[Weight, ...]] = {}
     multipliers = _multipliers(graph)
     for node in graph.nodes:
         layer = layers[node.name]
@@ -78,11 +83,13 @@ def infer(graph: Graph, inputs: Mapping[str, Sequence[int]] | None = None, batch
         for top, shape in zip(node.tops, tops, strict=True):
             _check_size(node, f"top {top!r}", shape)
             shapes[top] = shape
-        stored[node.name] = _stored(node, layer.weights(bottoms), stored, multipliers)
+        weights = layer.weights(bottoms)
+        carried[node.name] = tuple(weight for weight in weights if weight.carried)
+        stored[node.name] = _stored(node, [one for one in weights if not one.carried], stored, multipliers)
     if given:
         name = next(iter(given))
         raise JaffeError(f"the net has no input {name!r}{suggest(name, fed)}; it reads {', '.join(fed) or 'nothing'}")
-    return Inferred(layers, shapes, stored, fed)
+    return Inferred(layers, shapes, stored, carried, fed)
 
 
 def sizes(what: str, shape: Sequence[int]) -> Shape:
@@ -143,7 +150,7 @@ def _stored(
             _check_shared(node, weight, specs[i], layer, owned[index])
             owner = owned[index].owner
         lr, decay = multipliers.get(node.shared.get(i, (node.name, i)), (1.0, 1.0))
-        if not weight.trained:
+        if weight.frozen or not weight.trained:
             lr = decay = 0.0
         result.append(Stored(weight, owner, lr, decay))
     return tuple(result)
@@ -183,16 +190,9 @@ def _check_blobs(node: Node, weights: list[Weight]) -> None:
         shape = blob_shape(blob)
         if not same_values(shape, weight.shape):
             raise node.error(f"stored {weight.name}: expected shape {weight.shape}; found {shape}")
-        count = len(blob.double_data or blob.data)
+        count = blob_size(blob)
         if count != math.prod(shape):
             raise node.error(f"stored {weight.name}: expected {math.prod(shape)} values; found {count}")
-
-
-def same_values(found: Shape, expected: Shape) -> bool:
-    """Equal shapes; or Caffe's old four-axis form of one, with ones in front."""
-    return found == expected or (
-        len(found) == 4 and len(expected) < 4 and found == (1,) * (4 - len(expected)) + expected
-    )
 
 
 def _check_shared(node: Node, weight: Weight, spec: ParamSpec, owner: str, theirs: Stored) -> None:

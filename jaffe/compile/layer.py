@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -30,12 +30,19 @@ class Weight:
         shape: in Caffe's layout.
         filler: how it starts.
         trained: ``True`` for parameters, ``False`` for state such as BatchNorm's running sums.
+        carried: state from one call to the next, such as an LSTM's h: zero at first, no part of a weights file,
+            not shared, and its shape may depend on the batch. Such come last in a layer's ``weights``.
+        value: what it starts with, in place of what the filler gives.
+        frozen: does not learn, whatever ``lr_mult`` and ``decay_mult`` say.
     """
 
     name: str
     shape: Shape
     filler: FillerParameter
     trained: bool = True
+    carried: bool = False
+    value: Any = field(default=None, compare=False)
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +135,15 @@ class Layer:
                                   f"expected {-ndim} to {ndim - 1}")
         return value % ndim
 
+    def counts(self) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
+        """``bottoms`` and ``tops``, where the settings decide about them."""
+        return self.bottoms, self.tops
+
     def _check_counts(self) -> None:
+        bottoms, tops = self.counts()
         for kind, values, (least, most) in (
-            ("bottom", self.node.bottoms, self.bottoms),
-            ("top", self.node.tops, self.tops),
+            ("bottom", self.node.bottoms, bottoms),
+            ("top", self.node.tops, tops),
         ):
             if len(values) < least or (most is not None and len(values) > most):
                 if most is None:
@@ -145,12 +157,12 @@ class Layer:
 
     def _check_settings(self, own: Sequence[str]) -> None:
         """Settings of another layer type would be ignored without a word: refuse them."""
-        if self.foreign:
+        if self.node.type not in _BUILT_IN:
             return
-        for field, _ in self.node.proto.ListFields():
-            if field.name in SETTINGS_FIELDS and field.name not in own and field.name not in _SHARED_SETTINGS:
+        for stated, _ in self.node.proto.ListFields():
+            if stated.name in SETTINGS_FIELDS and stated.name not in own and stated.name not in _SHARED_SETTINGS:
                 near = f"; expected {own[0]}" if own else ""
-                raise self.node.error(f"{self.node.type} does not read {field.name}{near}")
+                raise self.node.error(f"{self.node.type} does not read {stated.name}{near}")
 
 
 _SHARED_SETTINGS = {"transform_param", "loss_param"}  # Caffe's nets carry these where nothing reads them

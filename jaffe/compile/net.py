@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -17,6 +18,7 @@ from jaffe.compile.cost import Cost, Summary, cost, summarise
 from jaffe.compile.fillers import fill
 from jaffe.compile.infer import Inferred, Stored, infer
 from jaffe.compile.layer import Context, Layer, Shape, make_layer
+from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
@@ -26,7 +28,10 @@ from jaffe.netdef.source import Spec, load
 from jaffe.netdef.weights import blob_to_array
 
 if TYPE_CHECKING:
+    import onnx
     from flax import linen
+
+    from jaffe.compile.deploy import BatchChoice
 
 Variables = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
 Blobs = dict[str, jax.Array]
@@ -42,6 +47,7 @@ def compile_net(
     stages: Sequence[str] = (),
     level: int | None = None,
     dtype: Any = jnp.float32,
+    python_modules: Sequence[str] = (),
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
 
@@ -53,6 +59,8 @@ def compile_net(
         stages, level: what ``include`` and ``exclude`` rules are held against, with the net's own ``state``:
             stages add up, a level replaces.
         dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
+        python_modules: names of the modules whose code the net's Python layers may run; others are refused
+            before anything is imported.
 
     Raises:
         SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
@@ -65,6 +73,7 @@ def compile_net(
     if isinstance(stages, str):
         raise JaffeError(f"stages is a list of names; received {stages!r}")
     graph = resolve(source, NetState(phase, own.level if level is None else level, (*own.stage, *stages)))
+    graph = trust(graph, python_modules)
     return CompiledNet(graph, infer(graph, inputs, batch), _dtype(dtype))
 
 
@@ -84,7 +93,8 @@ class CompiledNet:
     """A net as pure functions of ``(variables, inputs, rng)``; made by ``compile_net``.
 
     Variables are ``{"params": {layer: {"weight": ..., "bias": ...}}, "state": {layer: {...}}}``, in Caffe's
-    layouts; a parameter that several layers share stands once, under the first. ``jit``, ``grad``, ``vmap``,
+    layouts; a parameter that several layers share stands once, under the first. State that a layer carries from
+    call to call, an LSTM's h and c, is in ``"state"`` too, but in no weights file. ``jit``, ``grad``, ``vmap``,
     ``pmap`` and ``jax.export`` work on the methods as on any function.
 
     Attributes:
@@ -118,22 +128,32 @@ class CompiledNet:
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh variables: each weight filled as declared, or as the declaration itself stores it (``blobs``).
 
-        A weight's numbers depend on the key and its own name only, not on the other layers.
+        A weight's numbers depend on the key and its own name only, not on the other layers. Carried state is zero.
         """
-        variables: dict[str, Any] = {"params": {}, "state": {}}
+        variables: dict[str, Any] = {"params": {}, "state": self.fresh_carry()}
         for node in self.graph.nodes:
             for i, stored in enumerate(self.inferred.stored[node.name]):
                 name = stored.weight.name
                 if stored.owner != (node.name, name):
                     continue
                 group = variables["params" if stored.weight.trained else "state"].setdefault(node.name, {})
-                if node.proto.blobs:
+                if stored.weight.value is not None and not node.proto.blobs:
+                    group[name] = jnp.asarray(stored.weight.value, self.dtype)
+                elif node.proto.blobs:
                     array = blob_to_array(node.proto.blobs[i]).reshape(stored.weight.shape)
                     group[name] = jnp.asarray(array, self.dtype)
                 else:
                     one = _fold(key, f"{node.name}/{name}")
                     group[name] = fill(one, stored.weight.shape, stored.weight.filler, self.dtype)
         return variables
+
+    def fresh_carry(self) -> State:
+        """Zeros for the state that layers carry from call to call (h and c of LSTM): the part of ``"state"`` that a
+        new sequence starts from, for the declared shapes."""
+        return {
+            node: {weight.name: jnp.zeros(weight.shape, self.dtype) for weight in carried}
+            for node, carried in self.inferred.carried.items() if carried
+        }
 
     def apply(
         self,
@@ -147,7 +167,8 @@ class CompiledNet:
 
         Args:
             variables: as ``init`` gives them.
-            inputs: an array for each of ``self.inputs``. Sizes other than the declared ones are checked anew.
+            inputs: an array for each of ``self.inputs``. Sizes other than the declared ones are checked anew;
+                carried state must have the shape that goes with them.
             rng: key for Dropout and other random layers; not needed when there are none.
             blobs: names of inner blobs wanted beside the outputs.
 
@@ -218,6 +239,62 @@ class CompiledNet:
 
         return as_linen(self)
 
+    def export(
+        self,
+        variables: Variables | None = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        batch: BatchChoice = "polymorphic",
+        platforms: Sequence[str] = ("cpu", "cuda"),
+        rng: jax.Array | None = None,
+    ) -> bytes:
+        """The forward pass as a serialised StableHLO artefact that needs JAX to run, but not jaffe.
+
+        ``jax.export.deserialize(data).call(inputs)`` returns the dict of outputs; inputs are arrays of the net's
+        dtype. Needs a net of phase TEST.
+
+        Args:
+            variables: weights, to stand inside the artefact. ``None`` leaves them outside:
+                ``.call(variables, inputs)``.
+            outputs: blobs to return; by default the net's outputs. Inputs that none of them needs, such as
+                labels, are left out.
+            batch: ``"polymorphic"`` takes a batch of any size, the first axis of every input that is there as
+                long as the first input; if a layer does not fit that, the declared batch is used and a warning
+                names the layer. A number: that batch. ``None``: the declared one.
+            platforms: what it is compiled for: cpu, cuda, rocm, tpu.
+            rng: key for layers that are random in phase TEST too; it stands inside, so all calls draw the same.
+
+        Raises:
+            JaffeError: the phase is TRAIN; or arguments do not fit the net.
+        """
+        from jaffe.compile.export import export
+
+        return export(self, variables, outputs=outputs, batch=batch, platforms=platforms, rng=rng)
+
+    def export_onnx(
+        self,
+        variables: Variables,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        batch: BatchChoice = "polymorphic",
+    ) -> onnx.ModelProto:
+        """The forward pass as an ONNX model (opset 17), written to ``path`` if given. Needs the ``onnx`` package.
+
+        Inputs and outputs are named as the blobs; one that an in-place layer writes over an input of the same name
+        is called ``name#1``. Needs a net of phase TEST.
+
+        Args:
+            outputs, batch: as for ``export``; the batch is the symbolic size ``N``.
+
+        Raises:
+            SpecError: lists every layer that has no form in ONNX, and outputs before them that do.
+            JaffeError: the phase is TRAIN; arguments do not fit the net; or ``path`` cannot be written.
+        """
+        from jaffe.compile.onnx import export
+
+        return export(self, variables, path, outputs=outputs, batch=batch)
+
     def program(self, keep: frozenset[str]) -> Graph:
         """The graph that runs when the values ``keep`` are wanted: after all passes."""
         context = PassContext(self.inferred, keep, self._effects)
@@ -227,7 +304,8 @@ class CompiledNet:
     def _effects(self) -> frozenset[str]:
         """Nodes that update state."""
         return frozenset(
-            node for node, stored in self.inferred.stored.items() if any(not one.weight.trained for one in stored)
+            node for node, stored in self.inferred.stored.items()
+            if self.inferred.carried[node] or any(not one.weight.trained for one in stored)
         )
 
     def _value(self, blob: str) -> str:
@@ -256,11 +334,11 @@ class CompiledNet:
                 ]
             context = Context(node, None if rng is None else _fold(rng, node.name), self.dtype)
             with jax.named_scope(node.name.replace("/", ".")):
-                tops, new = layer.apply_with_state(weights(node, state), bottoms, context)
-            for stored in self.inferred.stored[node.name] if new else ():
-                layer_name, name = stored.owner
-                if stored.weight.name in new:
-                    state[layer_name][name] = new[stored.weight.name]
+                tops, new = layer.apply_with_state(weights(node, layer, bottoms, state), bottoms, context)
+            owners = {stored.weight.name: stored.owner for stored in self.inferred.stored[node.name]}
+            for name, value in new.items():
+                owner, key = owners.get(name, (node.name, name))
+                state[owner][key] = value
             _check_tops(node, tops, layer.shapes([x.shape for x in bottoms]) if layer.foreign else None)
             env.update(zip(node.tops, tops, strict=True))
         return env, state
@@ -310,8 +388,10 @@ class _WeightReader:
         self.net = net
         self.variables = variables
 
-    def __call__(self, node: Node, state: State) -> dict[str, jax.Array]:
-        result = {}
+    def __call__(
+        self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State
+    ) -> dict[str, jax.Array]:
+        result = self._carried(node, layer, bottoms, state) if self.net.inferred.carried[node.name] else {}
         for stored in self.net.inferred.stored[node.name]:
             array = self._find(node, stored, state)
             if stored.lr_mult == 0 and not self.net.graph.force_backward:
@@ -319,15 +399,30 @@ class _WeightReader:
             result[stored.weight.name] = array.reshape(stored.weight.shape)
         return result
 
-    def _find(self, node: Node, stored: Stored, state: State) -> jax.Array:
+    def _carried(self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State) -> dict[str, jax.Array]:
+        """What the last call left, shaped as these bottoms ask."""
+        result = {}
+        for weight in layer.weights([x.shape for x in bottoms]):
+            if weight.carried:
+                array = self._get(node, "state", node.name, weight.name, state)
+                if array.shape != weight.shape:
+                    raise node.error(f"its state {weight.name!r} is carried from call to call: expected shape "
+                                     f"{weight.shape} for these inputs; found {array.shape}; zeros start anew")
+                result[weight.name] = lax.stop_gradient(array.astype(self.net.dtype))
+        return result
+
+    def _get(self, node: Node, group: str, layer: str, name: str, state: State) -> jax.Array:
         """From the variables, or for state from its newest values."""
-        group = "params" if stored.weight.trained else "state"
-        layer, name = stored.owner
         try:
-            array = jnp.asarray((self.variables["params"] if stored.weight.trained else state)[layer][name])
+            return jnp.asarray((self.variables["params"] if group == "params" else state)[layer][name])
         except (KeyError, TypeError):
             raise node.error(f"the variables have no {group!r} {layer!r} {name!r}; "
                              "make them with net.init(key)") from None
+
+    def _find(self, node: Node, stored: Stored, state: State) -> jax.Array:
+        group = "params" if stored.weight.trained else "state"
+        layer, name = stored.owner
+        array = self._get(node, group, layer, name, state)
         owned = next(one.weight for one in self.net.inferred.stored[layer] if one.weight.name == name)
         if array.shape != owned.shape:
             raise node.error(f"{group} {layer!r} {name!r}: expected shape {owned.shape}; found {array.shape}")

@@ -19,6 +19,8 @@ from jaffe.train.step import make_test_step
 class Evaluation:
     """Runs a net over batches and averages what it puts out.
 
+    What the net carries from batch to batch (h and c of LSTM) is its own, and zero when an evaluation begins.
+
     Args:
         net: in phase TEST.
         feed: its data.
@@ -52,9 +54,11 @@ class Evaluation:
         if from_net is not None:
             variables = share(from_net, variables, self.net, self.own)
         totals: dict[str, jax.Array] = {}
+        carry = self.net.fresh_carry()
         batches: Iterator[Any] = self.feed.batches()
         for i in range(self.iterations):
-            outputs = self._step(variables, self.feed.resident, next(batches), jax.random.fold_in(self.key, i))
+            key = jax.random.fold_in(self.key, i)
+            outputs, carry = self._step(variables, carry, self.feed.resident, next(batches), key)
             for name, value in outputs.items():
                 totals[name] = totals[name] + value if name in totals else value
         return totals

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +104,24 @@ def _find(path: Path) -> Path:
     return path
 
 
-def restore_variables(path: Path, like: dict[str, Any]) -> dict[str, Any]:
+def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
     """The net's variables in a snapshot, without optimiser and counters.
 
     Args:
         path: as for ``restore``.
         like: variables of the net, for shapes.
+        carry: ``net.fresh_carry()``: what stays as it is here, for the training net's belongs to its own batches.
 
     Raises:
         JaffeError: as ``restore`` does.
     """
-    state, _ = restore(path, {"params": like["params"], "net_state": like["state"]}, partial=True)
-    return {"params": state["params"], "state": state["net_state"]}
+    kept = {
+        layer: {name: value for name, value in group.items() if name not in carry.get(layer, ())}
+        for layer, group in like["state"].items()
+    }
+    found, _ = restore(path, {"params": like["params"], "net_state": kept}, partial=True)
+    state = {layer: {**group, **carry.get(layer, {})} for layer, group in found["net_state"].items()}
+    return {"params": found["params"], "state": state}
 
 
 def _checkpointer() -> ocp.Checkpointer:

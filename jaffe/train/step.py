@@ -89,15 +89,25 @@ def make_train_step(
 
 def make_test_step(
     net: CompiledNet, fetch: Fetch, *, with_loss: bool = False
-) -> Callable[[Any, Any, Any, jax.Array], dict[str, jax.Array]]:
-    """A pure function ``(variables, resident, batch, key) -> output blobs``, and ``"total loss"`` if asked for."""
+) -> Callable[[Any, Any, Any, Any, jax.Array], tuple[dict[str, jax.Array], Any]]:
+    """A pure function ``(variables, carry, resident, batch, key) -> (output blobs, new carry)``.
 
-    def step(variables: Any, resident: Any, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
+    The carry is what the net takes from one batch to the next, such as an LSTM's h and c: ``net.fresh_carry()`` at
+    first. Among the blobs is ``"total loss"`` if asked for.
+    """
+
+    def step(
+        variables: Any, carry: Any, resident: Any, batch: Any, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], Any]:
         data_key, net_key = jax.random.split(key)
         inputs = fetch(resident, batch, data_key)
-        if not with_loss:
-            return net.apply(variables, inputs, net_key)[0]
-        loss, (outputs, _) = net.loss(variables, inputs, net_key)
-        return {**outputs, "total loss": loss}
+        own = {layer: {**variables["state"].get(layer, {}), **group} for layer, group in carry.items()}
+        variables = {**variables, "state": {**variables["state"], **own}}
+        if with_loss:
+            loss, (outputs, state) = net.loss(variables, inputs, net_key)
+            outputs = {**outputs, "total loss": loss}
+        else:
+            outputs, state = net.apply(variables, inputs, net_key)
+        return outputs, {layer: {name: state[layer][name] for name in group} for layer, group in carry.items()}
 
     return step

@@ -59,6 +59,7 @@ def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
             )
             for stored in net.stored[node.name]
         }
+        weights |= variables["state"].get(node.name, {}) if net.inferred.carried[node.name] else {}
         bottoms = [env[value] for value in node.bottoms]
 
         def forward(w: Any, b: Any, layer: Any = layer, node: Any = node) -> Any:

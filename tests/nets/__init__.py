@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.nets import linear, loss, neuron, normalisation, routing, spatial
+from tests.nets import detection, linear, loss, neuron, normalisation, recurrent, routing, spatial
 from tests.nets.case import Case
 
 NETS: dict[str, Case] = {
@@ -12,4 +12,6 @@ NETS: dict[str, Case] = {
     **neuron.NETS,
     **routing.NETS,
     **loss.NETS,
+    **detection.NETS,
+    **recurrent.NETS,
 }
