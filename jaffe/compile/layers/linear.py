@@ -1,12 +1,14 @@
-"""InnerProduct and Scale: layers that multiply by learned weights."""
+"""Layers whose learned weights multiply, are added, or are looked up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
+from jaffe.compile.layers.indexing import take_rows
 
 
 @built_in("InnerProduct")
@@ -43,8 +45,41 @@ class InnerProduct(Layer):
         return math.prod(tops[0]) * (2 * inputs + int(self.p.bias_term))
 
 
+class _Broadcast(Layer):
+    """A learned blob, or the second bottom, meets the first from ``axis`` on."""
+
+    bottoms = (1, 2)
+    operand: ClassVar[str]
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        x = bottoms[0]
+        axis, shape = self._span(bottoms)
+        if x[axis : axis + len(shape)] != shape:
+            raise self.node.error(f"the {self.operand}'s shape {shape} is not that of the bottom {x} "
+                                  f"from axis {axis}, {x[axis : axis + len(shape)]}")
+        return [x]
+
+    def _span(self, bottoms: Sequence[Shape]) -> tuple[int, Shape]:
+        """First axis of the operand, and its shape."""
+        x = bottoms[0]
+        if len(bottoms) == 2 and not bottoms[1]:
+            return 0, ()
+        axis = self.axis(self.p.axis, len(x))
+        if len(bottoms) == 2:
+            return axis, bottoms[1]
+        count = self.p.num_axes
+        if count < -1 or axis + count > len(x):
+            raise self.node.error(f"num_axes {count} from axis {axis} is out of range for a blob of shape {x}")
+        return axis, x[axis:] if count == -1 else x[axis : axis + count]
+
+    def _broadcast(self, bottoms: Sequence[Array]) -> Shape:
+        """The shape in which the operand broadcasts over the first bottom."""
+        axis, shape = self._span([bottom.shape for bottom in bottoms])
+        return (*shape, *[1] * (bottoms[0].ndim - axis - len(shape)))
+
+
 @built_in("Scale")
-class Scale(Layer):
+class Scale(_Broadcast):
     """Multiplication by a learned blob, or by the second bottom, broadcast from ``axis``; and an optional bias.
 
     Shapes: any, unchanged. The multiplier has the shape of the bottom's axes [axis, axis + num_axes)
@@ -53,15 +88,7 @@ class Scale(Layer):
     Source: Caffe 1.0, ``scale_layer.cpp``.
     """
 
-    bottoms = (1, 2)
-
-    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        x = bottoms[0]
-        axis, shape = self._span(bottoms)
-        if x[axis : axis + len(shape)] != shape:
-            raise self.node.error(f"the multiplier's shape {shape} is not that of the bottom {x} "
-                                  f"from axis {axis}, {x[axis : axis + len(shape)]}")
-        return [x]
+    operand = "multiplier"
 
     def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
         _, shape = self._span(bottoms)
@@ -73,24 +100,84 @@ class Scale(Layer):
         return weights
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        x = bottoms[0]
-        axis, shape = self._span([bottom.shape for bottom in bottoms])
-        broadcast = (*shape, *[1] * (x.ndim - axis - len(shape)))
-        y = x * (bottoms[1] if len(bottoms) == 2 else weights["scale"]).reshape(broadcast)
+        broadcast = self._broadcast(bottoms)
+        y = bottoms[0] * (bottoms[1] if len(bottoms) == 2 else weights["scale"]).reshape(broadcast)
         return [y + weights["bias"].reshape(broadcast) if self.p.bias_term else y]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * (1 + int(self.p.bias_term))
 
-    def _span(self, bottoms: Sequence[Shape]) -> tuple[int, Shape]:
-        """First axis of the multiplier, and its shape."""
-        x = bottoms[0]
-        if len(bottoms) == 2 and not bottoms[1]:
-            return 0, ()
-        axis = self.axis(self.p.axis, len(x))
-        if len(bottoms) == 2:
-            return axis, bottoms[1]
-        count = self.p.num_axes
-        if count < -1 or axis + count > len(x):
-            raise self.node.error(f"num_axes {count} from axis {axis} is out of range for a blob of shape {x}")
-        return axis, x[axis:] if count == -1 else x[axis : axis + count]
+
+@built_in("Bias")
+class Bias(_Broadcast):
+    """Addition of a learned blob, or of the second bottom, broadcast from ``axis``.
+
+    Shapes: any, unchanged. The bias has the shape of the bottom's axes [axis, axis + num_axes) (num_axes -1: to
+    the end; 0: a scalar), or that of the second bottom. Weights: bias (one bottom only, starts at 0).
+    Source: Caffe 1.0, ``bias_layer.cpp``.
+    """
+
+    operand = "bias"
+
+    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        return [Weight("bias", self._span(bottoms)[1], self.p.filler)] if len(bottoms) == 1 else []
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        bias = bottoms[1] if len(bottoms) == 2 else weights["bias"]
+        return [bottoms[0] + bias.reshape(self._broadcast(bottoms))]
+
+
+@built_in("Embed")
+class Embed(Layer):
+    """Rows of a learned table: ``y[i] = W[x[i]] + b``, for x of whole numbers from 0 to input_dim - 1.
+
+    Shapes: any (...) -> (..., num_output). Weights: weight (input_dim, num_output); bias (num_output).
+    Fractions are cut off. An index outside gives a row of NaN, without gradient, where Caffe reads other memory.
+    Source: Caffe 1.0, ``embed_layer.cpp``.
+    """
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        for field in ("num_output", "input_dim"):
+            if not getattr(self.p, field):
+                raise self.node.error(f"expected {field} > 0; found none")
+        return [(*bottoms[0], self.p.num_output)]
+
+    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        weights = [Weight("weight", (self.p.input_dim, self.p.num_output), self.p.weight_filler)]
+        if self.p.bias_term:
+            weights.append(Weight("bias", (self.p.num_output,), self.p.bias_filler))
+        return weights
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        y = take_rows(weights["weight"], bottoms[0])
+        return [y + weights["bias"] if self.p.bias_term else y]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return math.prod(tops[0]) * int(self.p.bias_term)
+
+
+@built_in("Parameter")
+class Parameter(Layer):
+    """A learned blob of the given ``shape`` as a top. Weights: weight (shape), starts at 0.
+
+    Source: Caffe 1.0, ``parameter_layer.hpp``.
+    """
+
+    bottoms = (0, 0)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if not self.p.HasField("shape"):
+            raise self.node.error("expected a shape; found none")
+        shape = tuple(self.p.shape.dim)
+        if any(size < 1 for size in shape):
+            raise self.node.error(f"sizes are positive; found {shape}")
+        return [shape]
+
+    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        return [Weight("weight", tuple(self.p.shape.dim), constant(0))]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        return [weights["weight"]]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return 0

@@ -1,4 +1,4 @@
-"""Layers that move values without changing them, and Eltwise: Flatten, Reshape, Concat, Slice, Split, Silence."""
+"""Layers that move values without changing them, sinks, and Eltwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
 from jaffe.netdef.jaffe_pb2 import EltwiseParameter
 
 
-class _Routing(Layer):
+class Routing(Layer):
     """No arithmetic."""
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
@@ -28,7 +28,7 @@ class _Routing(Layer):
 
 
 @built_in("Flatten")
-class Flatten(_Routing):
+class Flatten(Routing):
     """Merges axes ``axis`` to ``end_axis``, inclusive, into one. Source: Caffe 1.0, ``flatten_layer.cpp``."""
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -43,7 +43,7 @@ class Flatten(_Routing):
 
 
 @built_in("Reshape")
-class Reshape(_Routing):
+class Reshape(Routing):
     """Replaces ``num_axes`` axes from ``axis`` (-1: to the end) by ``shape``.
 
     In ``shape`` 0 copies the bottom's size at that place, and one -1 is found from the rest. A negative
@@ -86,7 +86,7 @@ class Reshape(_Routing):
 
 
 @built_in("Concat")
-class Concat(_Routing):
+class Concat(Routing):
     """Bottoms one after another along ``axis``. Source: Caffe 1.0, ``concat_layer.cpp``."""
 
     bottoms = (1, None)
@@ -109,7 +109,7 @@ class Concat(_Routing):
 
 
 @built_in("Slice")
-class Slice(_Routing):
+class Slice(Routing):
     """Cuts ``axis`` at the ``slice_point`` indices, or into equal parts. Source: Caffe 1.0, ``slice_layer.cpp``."""
 
     tops = (1, None)
@@ -143,7 +143,7 @@ class Slice(_Routing):
 
 
 @built_in("Split")
-class Split(_Routing):
+class Split(Routing):
     """The bottom, once for each top; gradients add up. Source: Caffe 1.0, ``split_layer.cpp``."""
 
     tops = (1, None)
@@ -159,13 +159,37 @@ class Split(_Routing):
 
 
 @built_in("Silence")
-class Silence(_Routing):
+class Silence(Routing):
     """Takes blobs so that they are not outputs of the net. Source: Caffe 1.0, ``silence_layer.cpp``."""
 
     bottoms = (1, None)
     tops = (0, 0)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return []
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        return []
+
+
+@built_in("HDF5Output")
+class HDF5Output(Routing):
+    """Takes data and labels so that they are not outputs of the net; computes nothing.
+
+    Shapes: two bottoms with one first axis (the batch). ``file_name`` says where whoever runs the net is to write
+    them, as the data sets "data" and "label": a layer is a pure function and writes no file.
+    Source: Caffe 1.0, ``hdf5_output_layer.cpp``.
+    """
+
+    bottoms = (2, 2)
+    tops = (0, 0)
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if not self.p.file_name:
+            raise self.node.error("expected a file_name; found none")
+        a, b = bottoms
+        if not a or not b or a[0] != b[0]:
+            raise self.node.error(f"bottoms have one first axis (the batch); found {a} and {b}")
         return []
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
