@@ -93,12 +93,17 @@ def from_text(text: str, filename: str = "<text>", directory: Path = Path()) -> 
 def from_file(path: Path) -> NetSource:
     """Read a net from a text or binary file, chosen by its suffix; old formats stay. Raises SpecError as ``load``."""
     content = read_bytes(path)
-    if path.suffix in _BINARY_SUFFIXES:
+    if is_binary(path):
         try:
             return NetSource(NetParameter.FromString(content), filename=path.name, directory=path.parent)
         except DecodeError:
             raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
     return from_text(decode(content, path), path.name, path.parent)
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file of this name holds a net in protobuf's wire format."""
+    return path.suffix in _BINARY_SUFFIXES
 
 
 def decode(content: bytes, path: Path) -> str:

@@ -23,6 +23,7 @@ _TOKEN = re.compile(
 )
 
 _PLACEHOLDER = re.compile(r"\$(\{\w*\}|\(\w*\)|\w*)")
+_FIELD = re.compile(r"\s*[:{<]")  # what follows the name of a field
 _MOST_LISTED = 12  # names in a message
 
 
@@ -76,6 +77,20 @@ def layer_lines(text: str, field: str = "layer") -> list[int]:
         elif kind == "close":
             depth -= 1
     return lines
+
+
+def top_level_fields(text: str) -> list[str]:
+    """The names of the fields that stand outside of all braces, in order: what tells a net from a solver.
+
+    >>> top_level_fields('name: "n" layer { type: "ReLU" }')
+    ['name', 'layer']
+    """
+    names, depth = [], 0
+    for token in _TOKEN.finditer(text):
+        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
+        if token.lastgroup == "word" and depth == 0 and _FIELD.match(text, token.end()):
+            names.append(token.group())
+    return names
 
 
 def _explain(problem: str) -> str:
