@@ -43,10 +43,7 @@ class ContrastiveLoss(Layer):
         similar = lax.stop_gradient(bottoms[2]).reshape(-1).astype(jnp.int32) != 0
         square = jnp.square(a - b).reshape(a.shape[0], -1).sum(1)
         margin = self.p.margin
-        if self.p.legacy_version:
-            apart = jnp.where(margin > square, margin - square, 0)
-        else:
-            apart = _apart(margin, square)
+        apart = jnp.where(margin > square, margin - square, 0) if self.p.legacy_version else _apart(margin, square)
         return [jnp.where(similar, square, apart).sum() / (2 * a.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
