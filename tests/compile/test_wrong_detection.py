@@ -1,0 +1,92 @@
+"""Wrong declarations of the detection forks' layers, and the exact message that each gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jaffe.compile import compile_net
+from jaffe.netdef import SpecError
+from tests.nets.case import input_layer
+
+SIZES = {"x": (2, 12, 7, 5), "y": (2, 3), "l": (2, 44), "s": (2, 33), "p": (1, 2, 44), "r": (3, 5), "q": (3, 4)}
+# On the first line of every net.
+INPUTS = "".join(input_layer(name, *dims).rstrip() for name, dims in SIZES.items()) + "\n"
+
+# name: (type, settings without their field, bottoms, message)
+WRONG = {
+    "prior_box_map": ("PriorBox", "min_size: 3", "y x", "expected a map of 4 axes (N, C, H, W); found (2, 3)"),
+    "prior_box_image": ("PriorBox", "min_size: 3", "x y", "expected an image of 4 axes (N, C, H, W); found (2, 3)"),
+    "prior_box_bottoms": ("PriorBox", "min_size: 3", "x", "PriorBox takes 2 bottoms; found 1 (x)"),
+    "prior_box_no_size": ("PriorBox", "", "x x", "expected a min_size of 1 pixel at least; found none"),
+    "prior_box_small": ("PriorBox", "min_size: 0.5", "x x", "expected a min_size of 1 pixel at least; found [0.5]"),
+    "prior_box_max_count": ("PriorBox", "min_size: 3 min_size: 5 max_size: 7", "x x",
+                            "expected as many max_size as min_size (2); found 1"),
+    "prior_box_max": ("PriorBox", "min_size: 3 max_size: 3", "x x",
+                      "each max_size is greater than its min_size; found [3.0] and [3.0]"),
+    "prior_box_ratio": ("PriorBox", "min_size: 3 aspect_ratio: 0", "x x", "aspect_ratio is positive; found 0"),
+    "prior_box_variance": ("PriorBox", "min_size: 3 variance: 0.5 variance: 0.25", "x x",
+                           "expected one positive variance or four; found [0.5, 0.25]"),
+    "prior_box_img": ("PriorBox", "min_size: 3 img_size: 3 img_w: 3", "x x",
+                      "expected img_size, or img_h and img_w; found both"),
+    "prior_box_img_w": ("PriorBox", "min_size: 3 img_w: 3", "x x",
+                        "the image's height and width are positive; found (0, 3)"),
+    "prior_box_step": ("PriorBox", "min_size: 3 step: 3 step_w: 3", "x x",
+                       "expected step, or step_h and step_w; found both"),
+    "prior_box_step_w": ("PriorBox", "min_size: 3 step_w: 3", "x x", "steps are positive; found (0.0, 3.0)"),
+    "clustered_none": ("PriorBoxClustered", "", "x x",
+                       "expected as many height as width, one at least; found 0 and 0"),
+    "clustered_count": ("PriorBoxClustered", "width: 3 width: 5 height: 3", "x x",
+                        "expected as many height as width, one at least; found 1 and 2"),
+    "clustered_zero": ("PriorBoxClustered", "width: 3 height: 0", "x x",
+                       "width and height are positive; found [3.0] and [0.0]"),
+    "detection_classes": ("DetectionOutput", "", "l s p",
+                          "expected num_classes, one at least beside the background; found 0"),
+    "detection_background": ("DetectionOutput", "num_classes: 1", "l s p",
+                             "expected num_classes, one at least beside the background; found 1"),
+    "detection_priors": ("DetectionOutput", "num_classes: 3", "l s y",
+                         "expected priors of shape (1, 2, 4 * boxes); found (2, 3)"),
+    "detection_offsets": ("DetectionOutput", "num_classes: 3", "s s p",
+                          "expected offsets of shape (N, 44), 4 for each of 11 boxes; found (2, 33)"),
+    "detection_own": ("DetectionOutput", "num_classes: 3 share_location: false", "l s p",
+                      "expected offsets of shape (N, 132), 4 for each of 33 boxes; found (2, 44)"),
+    "detection_scores": ("DetectionOutput", "num_classes: 2", "l s p",
+                         "expected scores of shape (2, 22), 2 for each of 11 priors; found (2, 33)"),
+    "detection_keep": ("DetectionOutput", "num_classes: 3 keep_top_k: 0", "l s p",
+                       "keep_top_k is positive, or -1 for all; found 0"),
+    "detection_top_k": ("DetectionOutput", "num_classes: 3 nms_param { top_k: -2 }", "l s p",
+                        "top_k is positive, or -1 for all; found -2"),
+    "detection_threshold": ("DetectionOutput", "num_classes: 3 nms_param { nms_threshold: -0.5 }", "l s p",
+                            "nms_threshold is not negative; found -0.5"),
+    "detection_eta": ("DetectionOutput", "num_classes: 3 nms_param { eta: 0 }", "l s p",
+                      "eta is above 0 and at most 1; found 0"),
+    "roi_map": ("ROIPooling", "pooled_h: 3 pooled_w: 3", "y r",
+                "expected a map of 4 axes (N, C, H, W); found (2, 3)"),
+    "roi_regions": ("ROIPooling", "pooled_h: 3 pooled_w: 3", "x q",
+                    "expected regions of shape (R, 5): image, x1, y1, x2, y2; found (3, 4)"),
+    "roi_size": ("ROIPooling", "pooled_h: 3", "x r", "pooled_h and pooled_w are positive; found 3 and 0"),
+    "psroi_scale": ("PSROIPooling", "output_dim: 3 group_size: 2", "x r", "spatial_scale is positive; found 0"),
+    "psroi_size": ("PSROIPooling", "output_dim: 3 spatial_scale: 0.5", "x r",
+                   "group_size and output_dim are positive; found 0 and 3"),
+    "psroi_channels": ("PSROIPooling", "output_dim: 3 group_size: 3 spatial_scale: 0.5", "x r",
+                       "expected 27 channels, output_dim times group_size squared; found 12"),
+}
+FIELDS = {
+    "PriorBox": "prior_box_param",
+    "PriorBoxClustered": "prior_box_param",
+    "DetectionOutput": "detection_output_param",
+    "ROIPooling": "roi_pooling_param",
+    "PSROIPooling": "psroi_pooling_param",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_message(name: str, tmp_path: Path):
+    kind, settings, bottoms, message = WRONG[name]
+    blobs = "".join(f'bottom: "{blob}" ' for blob in bottoms.split())
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUTS + f'layer {{ name: "d" type: "{kind}" {blobs}top: "t" {FIELDS[kind]} {{ {settings} }} }}\n')
+    with pytest.raises(SpecError) as caught:
+        compile_net(path)
+    assert str(caught.value) == f"layer 'd' (net.prototxt:2): {message}"
