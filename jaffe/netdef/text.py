@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
-_PLACEHOLDER = re.compile(r"\$(\{\w*\}|\(\w*\)|\w*)")
+_PLACEHOLDER = re.compile(r"\$(\{[^}\s]*\}|\([^)\s]*\)|#[^#\s]*#\$|\w*)")  # ${NAME}, $(NAME), $#NAME#$, $NAME
 _FIELD = re.compile(r"\s*[:{<]")  # what follows the name of a field
 _MOST_LISTED = 12  # names in a message
 

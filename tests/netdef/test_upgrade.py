@@ -258,6 +258,8 @@ def test_every_v0_field_is_known():
          "<text>: expected an input_shape for each input (2); found 1"),
         ('input: "a" input_dim: ${BATCH}\n',
          "<text>:1:23: ${BATCH} is a placeholder that some script fills in; put a value in its place"),
+        ('input: "a"\ninput_dim: $#batch#$\n',
+         "<text>:2:12: $#batch#$ is a placeholder that some script fills in; put a value in its place"),
     ],
 )
 def test_messages(text, message):
