@@ -11,7 +11,7 @@ from jaffe.netdef.jaffe_pb2 import BlobProto
 from jaffe.netdef.weights.wire import BYTES, FIXED32, FIXED64, VARINT, Field, Wire
 
 MOST_AXES = 32  # Caffe's kMaxBlobAxes
-MOST_BLOBS = 100_000  # of layers, and of blobs, in one file
+MOST_BLOBS = 50_000  # of layers, and of blobs, in one file
 MOST_INDEX = 255  # of a layer's blobs, counted from 0
 
 _LEGACY = (1, 2, 3, 4)  # num, channels, height, width

@@ -93,7 +93,11 @@ def write(path: Path, weights: Mapping[str, Sequence[np.ndarray]], graph: Graph 
     Raises:
         SpecError: the file would be larger than Caffe reads, or cannot be written.
     """
-    layers = _declared(graph, weights) if graph else [LayerParameter(name=name) for name in weights]
+    size = sum(4 * np.size(array) for arrays in weights.values() for array in arrays)
+    if size > MOST_BYTES - 2**20 * (1 + len(weights) // 64):  # the rest is for declarations and shapes
+        raise SpecError(f"would hold {size} bytes of numbers; Caffe reads files of at most {MOST_BYTES} "
+                        "(.safetensors has no limit)", location=str(path))
+    layers = _declared(graph) if graph else [LayerParameter(name=name) for name in weights]
     pieces: list[bytes | memoryview] = [NetParameter(name=graph.name if graph else "").SerializeToString()]
     for layer in layers:
         body: list[bytes | memoryview] = [layer.SerializeToString()]
@@ -101,15 +105,11 @@ def write(path: Path, weights: Mapping[str, Sequence[np.ndarray]], graph: Graph 
             head, data = blob_parts(array)
             body += [tag(7), varint(len(head) + len(data)), head, data]
         pieces += [tag(_LAYER), varint(sum(map(len, body))), *body]
-    size = sum(map(len, pieces))
-    if size > MOST_BYTES:
-        raise SpecError(f"would have {size} bytes; Caffe reads at most {MOST_BYTES} (.safetensors has no limit)",
-                        location=str(path))
     with replacing(path) as new, new.open("wb") as file:
         file.writelines(pieces)
 
 
-def _declared(graph: Graph, weights: Mapping[str, Sequence[np.ndarray]]) -> list[LayerParameter]:
+def _declared(graph: Graph) -> list[LayerParameter]:
     """The net's layers, under the names that the graph gives them, without blobs."""
     layers = []
     for node in graph.nodes:

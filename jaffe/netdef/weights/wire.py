@@ -14,7 +14,7 @@ import numpy as np
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _WIDTH = {FIXED64: 8, FIXED32: 4}
-_MOST_FIELDS = 10_000_000  # of one file; a run of unpacked numbers counts once
+_MOST_FIELDS = 1_000_000  # of one file; a run of unpacked numbers counts once
 
 
 class WireError(ValueError):
@@ -86,6 +86,8 @@ class Wire:
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         """The number at an offset, and the offset after it."""
+        if at < end and self.content[at] < 128:  # nearly always
+            return self.content[at], at + 1
         value = 0
         for i, byte in enumerate(self.content[at : min(at + 10, end)]):
             value |= (byte & 127) << 7 * i

@@ -1,0 +1,99 @@
+"""jaffe convert"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaffe.cli.options import Inputs, Phase, PythonModules, parse_shapes, read_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A file of weights, or a snapshot of jaffe train.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="File to write: .caffemodel, .caffemodel.h5, .h5, "
+                                       ".safetensors or .npz.")],
+    net: Annotated[str, typer.Option(help="The net that the weights are of: prototxt, or the name of a zoo recipe. "
+                                     "Needed for snapshots; with it .caffemodel holds the declaration too.",
+                                     show_default=False)] = "",
+    phase: Phase = "TEST",
+    inputs: Inputs = [],  # noqa: B006  typer copies it
+    python_modules: PythonModules = [],  # noqa: B006
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+) -> None:
+    """Write weights in another format, named by its suffix."""
+    from pathlib import Path
+
+    from jaffe.netdef import JaffeError
+    from jaffe.netdef.weights import check_suffix
+
+    target = Path(out)
+    check_suffix(target)
+    if target.exists() and not force:
+        raise JaffeError(f"{out} is there already; --force overwrites it")
+    if net:
+        with_net(source, target, net, phase, inputs, python_modules)
+    else:
+        without_net(source, target)
+    print(f"{out}: {target.stat().st_size:,} bytes")
+
+
+def with_net(
+    source: str, target: Path, model: str, phase: str, inputs: list[str], python_modules: Sequence[str]
+) -> None:
+    """Load the weights into the net, and save them as the net has them."""
+    from pathlib import Path
+
+    import jax
+
+    from jaffe.compile import compile_net, load_weights, save_weights, weights_report
+    from jaffe.netdef import JaffeError
+
+    shapes = parse_shapes(inputs)
+    net = compile_net(read_model(model), phase=phase, inputs=shapes, python_modules=python_modules)
+    fresh = net.init(jax.random.key(0))
+    if Path(source).is_dir():
+        from jaffe.train.snapshots import restore_variables
+
+        variables = restore_variables(Path(source), fresh, net.fresh_carry())
+    else:
+        variables = load_weights(net, fresh, source)
+        report = weights_report(net, source)
+        if report.left:
+            raise JaffeError(f"{source} has no weights for {', '.join(report.left)} of net {net.name!r}")
+        if report.ignored:
+            print(f"left out, for the net has no such layers: {', '.join(report.ignored)}")
+    save_weights(net, variables, target)
+
+
+def without_net(source: str, target: Path) -> None:
+    """Write the blobs as the file has them."""
+    from pathlib import Path
+
+    from jaffe.netdef import JaffeError
+    from jaffe.netdef.weights import read_weights, write_weights
+
+    if Path(source).is_dir():
+        raise JaffeError(f"{source} is a folder: expected --net, the net whose snapshot it is")
+    weights = read_weights(source)
+    if target.suffix not in (".safetensors", ".npz"):
+        if _four_axes(weights):
+            raise JaffeError(f"{source} has blobs of four axes, as in files of 2014: expected --net, for the shapes "
+                             "that Caffe's later formats have")
+        shared = next((name for name, blobs in weights.items() if any(blob is None for blob in blobs)), None)
+        if shared and target.suffix == ".caffemodel":
+            raise JaffeError(f"{source} leaves out blobs of layer {shared!r}, which shares them with an earlier one: "
+                             "expected --net, which says with which")
+    write_weights(target, weights)
+
+
+def _four_axes(weights: Mapping[str, Sequence[np.ndarray | None]]) -> bool:
+    """Whether the blobs have Caffe's old shapes, (1, 1, 1, N) for biases."""
+    shapes = [blob.shape for blobs in weights.values() for blob in blobs if blob is not None]
+    return all(len(shape) == 4 for shape in shapes) and any(shape[:3] == (1, 1, 1) for shape in shapes)
