@@ -60,7 +60,7 @@ def same(one, other) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings", [{}, {"iter_size": 2}, {"clip_gradients": 0.1}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"iter_size": 2}, {"clip_gradients": 0.1}, {"type": "Adam"}], ids=str)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, settings, streamed):
     if streamed:
