@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from jaffe import __version__
+from jaffe.cli.convert import convert
+from jaffe.cli.deploy import deploy
 from jaffe.cli.devices import devices
+from jaffe.cli.diff import diff
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
 from jaffe.cli.time import time
 from jaffe.cli.train import train
+from jaffe.cli.upgrade import upgrade
 from jaffe.netdef.errors import JaffeError
 
 app = typer.Typer(
@@ -34,7 +38,7 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, summary, time, devices):
+for command in (train, test, summary, time, upgrade, deploy, convert, diff, devices):
     app.command()(command)
 
 

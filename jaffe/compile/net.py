@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx
     from flax import linen
 
-    from jaffe.compile.deploy import BatchChoice
+    from jaffe.compile.exported import BatchChoice
 
 Variables = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
 Blobs = dict[str, jax.Array]
@@ -221,6 +221,38 @@ class CompiledNet:
         """The shape of a blob. Raises JaffeError for an unknown name."""
         return self.inferred.shapes[self._value(blob)]
 
+    def preprocess(
+        self,
+        images: Any,
+        *,
+        input: str | None = None,  # noqa: A002  the net's word
+        order: str = "RGB",
+        layout: str | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> jax.Array:
+        """Images as an input of the net expects them: ``out = (pixel - mean) * scale``, channels BGR, (N, C, H, W).
+
+        What is done is said by the ``transform_param`` of the input's layer, as Caffe's data layers do it: resize,
+        subtract the mean at the place in the uncropped image, crop the middle, scale. Nothing is mirrored. Colours
+        become grey, and grey three equal channels, where the net expects that.
+
+        Args:
+            images: (N, H, W, C) or (N, C, H, W), or one image; bytes, or floats of the range that the net was
+                trained on (most nets: 0 to 255).
+            input: name of the input, where several are images.
+            order: ``"RGB"`` or ``"BGR"``: the channels of ``images``.
+            layout: ``"NHWC"`` or ``"NCHW"``, where it cannot be seen from the sizes.
+            size: (height, width) to resize to at first, without cropping. By default as ``resize`` says; else as
+                large as the mean image; else, where nothing is cropped, as the input is declared.
+
+        Raises:
+            SpecError: the images do not fit ``transform_param``, or ``mean_file`` cannot be read.
+            JaffeError: the net reads no images, or an argument is wrong.
+        """
+        from jaffe.compile.preprocess import preprocess
+
+        return preprocess(self, images, input=input, order=order, layout=layout, size=size)
+
     def cost(self) -> Cost:
         """Parameters, output values and floating point operations of each layer, for the declared shapes."""
         return cost(self.graph, self.inferred)
@@ -251,7 +283,7 @@ class CompiledNet:
         """The forward pass as a serialised StableHLO artefact that needs JAX to run, but not jaffe.
 
         ``jax.export.deserialize(data).call(inputs)`` returns the dict of outputs; inputs are arrays of the net's
-        dtype. Needs a net of phase TEST.
+        dtype. Needs a net of phase TEST. State that layers carry from call to call starts from zero in every call.
 
         Args:
             variables: weights, to stand inside the artefact. ``None`` leaves them outside:
@@ -279,10 +311,10 @@ class CompiledNet:
         outputs: Iterable[str] | None = None,
         batch: BatchChoice = "polymorphic",
     ) -> onnx.ModelProto:
-        """The forward pass as an ONNX model (opset 17), written to ``path`` if given. Needs the ``onnx`` package.
+        """The forward pass as an ONNX model (opset 18), written to ``path`` if given. Needs the ``onnx`` package.
 
         Inputs and outputs are named as the blobs; one that an in-place layer writes over an input of the same name
-        is called ``name#1``. Needs a net of phase TEST.
+        is called ``name#1``. Needs a net of phase TEST. Carried state starts from zero in every call.
 
         Args:
             outputs, batch: as for ``export``; the batch is the symbolic size ``N``.

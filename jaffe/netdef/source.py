@@ -129,6 +129,19 @@ def read_bytes(path: Path) -> bytes:
         raise SpecError(f"cannot be read: {problem}", location=str(path)) from None
 
 
+def find(path: str, base: Path, where: str | None = None) -> Path:
+    """A path of a declaration: relative to the current folder, as in Caffe, or to the declaring file.
+
+    Raises:
+        SpecError: it is in neither place.
+    """
+    for candidate in (Path(path), base / path):
+        if candidate.exists():
+            return candidate
+    places = str(Path(path).absolute()) if Path(path).is_absolute() else f"{Path.cwd()} and {base.absolute()}"
+    raise SpecError(f"{path!r} is not found; looked in {places}", location=where)
+
+
 def write_text(net: NetParameter, path: str | os.PathLike[str]) -> None:
     """Write a net as prototxt."""
     Path(path).write_text(format_text(net))

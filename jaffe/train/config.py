@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from jaffe.netdef.builder import assign
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import NetParameter, NetState, SolverParameter
-from jaffe.netdef.source import NetSource, Spec, decode, load, read_bytes
+from jaffe.netdef.source import NetSource, Spec, decode, find, load, read_bytes
 from jaffe.netdef.text import read_solver
 from jaffe.netdef.upgrade import upgrade_solver
 from jaffe.train.schedules import POLICIES
@@ -180,19 +180,6 @@ def _role(source: NetSource, phase: str, extra: NetState) -> NetRole:
 
 def _load(what: str | NetParameter, base: Path, where: str | None) -> NetSource:
     return NetSource(what, directory=base) if isinstance(what, Message) else load(find(what, base, where))
-
-
-def find(path: str, base: Path, where: str | None = None) -> Path:
-    """A path of a declaration: relative to the current folder, as in Caffe, or to the declaring file.
-
-    Raises:
-        SpecError: it is in neither place.
-    """
-    for candidate in (Path(path), base / path):
-        if candidate.exists():
-            return candidate
-    places = str(Path(path).absolute()) if Path(path).is_absolute() else f"{Path.cwd()} and {base.absolute()}"
-    raise SpecError(f"{path!r} is not found; looked in {places}", location=where)
 
 
 def _prefix(proto: SolverParameter, stem: Path | None) -> Path | None:

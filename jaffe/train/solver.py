@@ -23,9 +23,9 @@ from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
-from jaffe.netdef.source import Spec
+from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
-from jaffe.train.config import NetRole, Recipe, find, read_config
+from jaffe.train.config import NetRole, Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
