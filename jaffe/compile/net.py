@@ -242,8 +242,8 @@ class CompiledNet:
             input: name of the input, where several are images.
             order: ``"RGB"`` or ``"BGR"``: the channels of ``images``.
             layout: ``"NHWC"`` or ``"NCHW"``, where it cannot be seen from the sizes.
-            size: (height, width) to resize to at first, without cropping. By default as ``resize`` says; else as
-                large as the mean image; else, where nothing is cropped, as the input is declared.
+            size: (height, width) to resize to before all else. By default as ``resize`` says; else as large as the
+                mean image; else, where nothing is cropped, as the input is declared.
 
         Raises:
             SpecError: the images do not fit ``transform_param``, or ``mean_file`` cannot be read.
