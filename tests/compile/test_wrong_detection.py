@@ -10,7 +10,8 @@ from jaffe.compile import compile_net
 from jaffe.netdef import SpecError
 from tests.nets.case import input_layer
 
-SIZES = {"x": (2, 12, 7, 5), "y": (2, 3), "l": (2, 44), "s": (2, 33), "p": (1, 2, 44), "r": (3, 5), "q": (3, 4)}
+SIZES = {"x": (2, 12, 7, 5), "y": (2, 3), "l": (2, 44), "s": (2, 33), "p": (1, 2, 44), "r": (3, 5), "q": (3, 4),
+         "g": (1, 1, 5, 8)}
 # On the first line of every net.
 INPUTS = "".join(input_layer(name, *dims).rstrip() for name, dims in SIZES.items()) + "\n"
 
@@ -61,6 +62,22 @@ WRONG = {
                             "nms_threshold is not negative; found -0.5"),
     "detection_eta": ("DetectionOutput", "num_classes: 3 nms_param { eta: 0 }", "l s p",
                       "eta is above 0 and at most 1; found 0"),
+    "multibox_location": ("MultiBoxLoss", "num_classes: 3 share_location: false", "l s p g",
+                          "expected share_location: true; found false, which is not implemented"),
+    "multibox_mining": ("MultiBoxLoss", "num_classes: 3 mining_type: HARD_EXAMPLE", "l s p g",
+                        "expected mining_type MAX_NEGATIVE or NONE; found HARD_EXAMPLE, which is not implemented"),
+    "multibox_nms": ("MultiBoxLoss", "num_classes: 3 nms_param { top_k: 3 }", "l s p g",
+                     "nms_param, NMS before mining, is not implemented; expected none"),
+    "multibox_do": ("MultiBoxLoss", "num_classes: 3 do_neg_mining: false", "l s p g",
+                    "do_neg_mining is the old name of mining_type; found them to disagree"),
+    "multibox_classes": ("MultiBoxLoss", "num_classes: 3 background_label_id: 3", "l s p g",
+                         "expected num_classes above background_label_id 3; found 3"),
+    "multibox_agnostic": ("MultiBoxLoss", "num_classes: 3 map_object_to_agnostic: true", "l s p g",
+                          "map_object_to_agnostic needs 2 classes, background_label_id 0; found 3 and 0"),
+    "multibox_scores": ("MultiBoxLoss", "num_classes: 4", "l s p g",
+                        "expected scores of shape (2, 44), 4 for each of 11 priors; found (2, 33)"),
+    "multibox_truth": ("MultiBoxLoss", "num_classes: 3", "l s p r",
+                       "expected true boxes of shape (1, 1, G, 8); found (3, 5)"),
     "roi_map": ("ROIPooling", "pooled_h: 3 pooled_w: 3", "y r",
                 "expected a map of 4 axes (N, C, H, W); found (2, 3)"),
     "roi_regions": ("ROIPooling", "pooled_h: 3 pooled_w: 3", "x q",
@@ -76,6 +93,7 @@ FIELDS = {
     "PriorBox": "prior_box_param",
     "PriorBoxClustered": "prior_box_param",
     "DetectionOutput": "detection_output_param",
+    "MultiBoxLoss": "multibox_loss_param",
     "ROIPooling": "roi_pooling_param",
     "PSROIPooling": "psroi_pooling_param",
 }

@@ -18,6 +18,12 @@ def priors(count: int, seed: int = 0) -> np.ndarray:
     boxes = np.concatenate([corner, corner + size], 1)
     return np.stack([boxes.ravel(), np.tile([0.1, 0.1, 0.2, 0.2], count)])[None]
 
+# Image, label, instance, xmin, ymin, xmax, ymax, difficult; what follows a row of image -1 does not count.
+TRUTH = np.array([
+    [0, 1, 0, 0.1, 0.1, 0.5, 0.4, 0], [1, 2, 0, 0.3, 0.2, 0.6, 0.7, 0], [0, 2, 1, 0.4, 0.4, 0.9, 0.8, 0],
+    [-1] * 8, [1, 1, 0, 0.1, 0.1, 0.8, 0.8, 0],
+])[None, None]
+
 
 NETS = {
     "prior_box": Case(
@@ -35,6 +41,13 @@ NETS = {
             "confidence_threshold: 0.12 nms_param { nms_threshold: 0.2 top_k: 5 } }", "l s p",
             inputs=input_layer("l", 2, 44) + input_layer("s", 2, 33) + input_layer("p", 1, 2, 44)),
         no_gradient=("t",), values={"p": priors(11)},
+    ),
+    "multibox_loss": Case(
+        one("MultiBoxLoss", "multibox_loss_param { num_classes: 3 code_type: CENTER_SIZE overlap_threshold: 0.3 "
+            "neg_overlap: 0.3 neg_pos_ratio: 1.5 }", "l s p g",
+            inputs=input_layer("l", 2, 44) + input_layer("s", 2, 33) + input_layer("p", 1, 2, 44)
+            + input_layer("g", 1, 1, 5, 8)),
+        fixed=("p", "g"), values={"p": priors(11), "g": TRUTH},
     ),
     "roi_pooling": Case(
         one("ROIPooling", "roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.5 }", "x r",

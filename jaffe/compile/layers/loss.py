@@ -13,7 +13,7 @@ from jax import lax
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
 from jaffe.netdef.jaffe_pb2 import LossParameter
 
-_LEAST = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
+FLT_MIN = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
 
 
 def normaliser(mode: int, full: int, valid: Array | int, batch: int) -> Array | int:
@@ -28,7 +28,7 @@ def normaliser(mode: int, full: int, valid: Array | int, batch: int) -> Array | 
     return max(1, count) if isinstance(count, int) else jnp.maximum(1, count)
 
 
-def _mode(layer: Layer, fallback: int) -> int:
+def normalization_mode(layer: Layer, fallback: int) -> int:
     """``normalization`` if given; else ``normalize`` (true VALID, false BATCH_SIZE); else the layer's own."""
     p = layer.node.proto.loss_param
     if p.HasField("normalization"):
@@ -94,12 +94,12 @@ class SoftmaxWithLoss(Layer):
         if counted is not None:
             label = jnp.where(counted, label, 0)
         picked = of_label(log_p, label)
-        loss = -floored(picked, _LEAST)
+        loss = -floored(picked, FLT_MIN)
         if counted is not None:
             loss = jnp.where(counted, loss, 0)
         valid = loss.size if counted is None else counted.sum()
         batch = math.prod(scores.shape[:axis])
-        total = loss.sum() / normaliser(_mode(self, LossParameter.VALID), loss.size, valid, batch)
+        total = loss.sum() / normaliser(normalization_mode(self, LossParameter.VALID), loss.size, valid, batch)
         if len(self.node.tops) == 1:
             return [total]
         return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)]
@@ -134,7 +134,7 @@ class SigmoidCrossEntropyLoss(Layer):
         if p.HasField("ignore_label"):
             counted = target != p.ignore_label
             loss, valid = jnp.where(counted, loss, 0), counted.sum()
-        mode = _mode(self, LossParameter.BATCH_SIZE)
+        mode = normalization_mode(self, LossParameter.BATCH_SIZE)
         return [loss.sum() / normaliser(mode, x.size, valid, x.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:

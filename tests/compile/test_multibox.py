@@ -1,0 +1,199 @@
+"""MultiBoxLoss against a loop over SSD's definition: matching, negatives, both losses, their gradients."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaffe.compile import compile_net
+from tests.compile.test_detection import decoded, iou
+from tests.nets.case import input_layer, one
+from tests.nets.detection import priors
+
+BATCH, COUNT, CLASSES, ROWS = 3, 31, 4, 13
+
+
+def encoded(code, prior, variance, box):
+    """The inverse of ``decoded``."""
+    size = np.array([prior[2] - prior[0], prior[3] - prior[1]])
+    if code == "CORNER":
+        return (box - prior) / variance
+    if code == "CORNER_SIZE":
+        return (box - prior) / np.tile(size, 2) / variance
+    centre = (box[:2] + box[2:]) / 2 - (prior[:2] + prior[2:]) / 2
+    return np.concatenate([centre / size, np.log((box[2:] - box[:2]) / size)]) / variance
+
+
+def match(boxes, truth, threshold, bipartite, inside):
+    """For each box the index of its true box, -1 for none, -2 for never; and its largest overlap."""
+    index = [-2 if inside and (min(box) < 0 or max(box) > 1) else -1 for box in boxes]
+    table = np.array([[iou(box, row[3:7]) if i == -1 else 0 for row in truth]
+                      for i, box in zip(index, boxes, strict=True)])
+    table[table <= 1e-6] = 0
+    left = set(range(len(truth)))
+    while True:
+        pairs = [(table[i, j], -i, -j) for i in range(len(boxes)) for j in left if index[i] == -1 and table[i, j] > 0]
+        if not pairs:
+            break
+        _, i, j = max(pairs)
+        index[-i] = -j
+        left.remove(-j)
+    if not bipartite:
+        for i in range(len(boxes)):
+            if index[i] == -1 and table[i].max() >= threshold:
+                index[i] = int(table[i].argmax())
+    return index, table.max(1)
+
+
+def multibox(offsets, scores, blob, rows, code="CENTER_SIZE", threshold=0.5, bipartite=False, mining=True, ratio=3.0,
+             neg_overlap=0.5, difficult=True, by_prior=True, in_target=False, bp_inside=False, inside=False,
+             logistic=False, l2=False, mode="VALID", background=0):
+    """The loss, in float64; counts of matches and of negatives beside it."""
+    prior, variance = blob.reshape(2, -1, 4)
+    if -1 in rows[:, 0]:
+        rows = rows[: list(rows[:, 0]).index(-1)]
+    loc = conf = matches = negatives = 0
+    for image in range(len(offsets)):
+        offset, score = offsets[image].reshape(-1, 4), scores[image].reshape(len(prior), -1)
+        truth = [row for row in rows if row[0] == image and (difficult or not row[7])]
+        boxes = prior if by_prior else [decoded(code, prior[i], 1 if in_target else variance[i], offset[i])
+                                        for i in range(len(prior))]
+
+        def confidence(i, label, score=score):
+            if logistic:
+                target = np.arange(len(score[i])) == label
+                return (np.log1p(np.exp(score[i])) - score[i] * target).sum()
+            return np.log(np.exp(score[i]).sum()) - score[i][label]
+
+        index, overlaps = [-1] * len(prior), np.zeros(len(prior))
+        if truth:
+            index, overlaps = match(boxes, truth, threshold, bipartite, inside)
+        positive = [i for i in range(len(prior)) if index[i] >= 0]
+        matches += len(positive)
+        for i in positive:
+            box = truth[index[i]]
+            difference = offset[i] - encoded(code, prior[i], 1 if in_target else variance[i], box[3:7])
+            if in_target:
+                difference = difference / variance[i]
+            if bp_inside:
+                difference = difference * [0 <= side <= 1 for side in boxes[i]]
+            size = np.abs(difference)
+            loc += (difference**2 / 2 if l2 else np.where(size < 1, difference**2 / 2, size - 0.5)).sum()
+            conf += confidence(i, int(box[1]))
+        others = [i for i in range(len(prior)) if i not in positive]
+        if mining:
+            others = [i for i in others if index[i] == -1 and overlaps[i] < neg_overlap] if truth else []
+            others.sort(key=lambda i: -confidence(i, background))
+            others = others[: int(len(positive) * ratio)]
+        negatives += len(others)
+        conf += sum(confidence(i, background) for i in others)
+    z = {"VALID": matches, "FULL": len(offsets) * len(prior), "BATCH_SIZE": len(offsets), "NONE": 1}[mode]
+    return (2 * loc + conf) / max(z, 1), matches, negatives
+
+
+CASES = {
+    "ssd": {},
+    "corner": dict(code="CORNER", l2=True),
+    "corner_size": dict(code="CORNER_SIZE", mode="FULL"),
+    "bipartite": dict(bipartite=True, mode="BATCH_SIZE"),
+    "low_threshold": dict(threshold=0.1, neg_overlap=0.05, ratio=1.7),
+    "no_mining": dict(mining=False, mode="NONE"),
+    "not_difficult": dict(difficult=False),
+    "by_prediction": dict(by_prior=False, threshold=0.3),
+    "variance_in_target": dict(in_target=True),
+    "variance_in_target_by_prediction": dict(in_target=True, by_prior=False, threshold=0.3),
+    "inside": dict(inside=True, bp_inside=True, threshold=0.2),
+    "backpropagation_inside": dict(bp_inside=True, by_prior=False, threshold=0.2),
+    "logistic": dict(logistic=True),
+    "other_background": dict(background=3),
+}
+
+
+def net_text(code="CENTER_SIZE", threshold=0.5, bipartite=False, mining=True, ratio=3.0, neg_overlap=0.5,
+             difficult=True, by_prior=True, in_target=False, bp_inside=False, inside=False, logistic=False, l2=False,
+             mode="VALID", background=0):
+    def flag(value):
+        return str(value).lower()
+
+    settings = f"""loss_param {{ normalization: {mode} }} multibox_loss_param {{ num_classes: {CLASSES} loc_weight: 2
+        code_type: {code} overlap_threshold: {threshold} match_type: {"BIPARTITE" if bipartite else "PER_PREDICTION"}
+        mining_type: {"MAX_NEGATIVE" if mining else "NONE"} neg_pos_ratio: {ratio} neg_overlap: {neg_overlap}
+        use_difficult_gt: {flag(difficult)} use_prior_for_matching: {flag(by_prior)} bp_inside: {flag(bp_inside)}
+        encode_variance_in_target: {flag(in_target)} ignore_cross_boundary_bbox: {flag(inside)}
+        conf_loss_type: {"LOGISTIC" if logistic else "SOFTMAX"} loc_loss_type: {"L2" if l2 else "SMOOTH_L1"}
+        background_label_id: {background} }}"""
+    inputs = input_layer("l", BATCH, COUNT * 4) + input_layer("s", BATCH, COUNT * CLASSES)
+    inputs += input_layer("p", 1, 2, COUNT * 4) + input_layer("g", 1, 1, ROWS, 8)
+    return one("MultiBoxLoss", settings, "l s p g", inputs=inputs)
+
+
+def data(background=0):
+    """Predictions, priors (some over the image's border) and true boxes; the last image has none."""
+    random = np.random.default_rng(1)
+    corner = random.uniform(0, 0.6, (ROWS, 2))
+    rows = np.concatenate([
+        random.integers(0, BATCH - 1, (ROWS, 1)), random.integers(1, CLASSES, (ROWS, 1)) - (background > 0),
+        np.zeros((ROWS, 1)), corner, corner + random.uniform(0.1, 0.4, (ROWS, 2)), random.integers(0, 2, (ROWS, 1)),
+    ], 1)
+    rows[11] = -1
+    blob = priors(COUNT)
+    blob[0, 0, :32] -= 0.15
+    return {
+        "l": random.normal(size=(BATCH, COUNT * 4)), "s": random.normal(size=(BATCH, COUNT * CLASSES)),
+        "p": blob, "g": rows[None, None],
+    }
+
+
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+def test_loss_and_gradient(settings):
+    inputs = data(settings.get("background", 0))
+    arrays = [inputs["l"], inputs["s"], inputs["p"], inputs["g"][0, 0]]
+    expected, matches, negatives = multibox(*arrays, **settings)
+    assert matches >= 3
+    assert negatives > 3
+    with jax.enable_x64(True):
+        net = compile_net(net_text(**settings), dtype=jnp.float64)
+
+        def loss(inputs):
+            return net.loss({}, inputs)[0]
+
+        found, gradient = jax.jit(jax.value_and_grad(loss))(inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    direction = np.random.default_rng(2)
+    for name, at in (("l", 0), ("s", 1)):  # along a line: all entries at once
+        step = direction.normal(size=inputs[name].shape) * 1e-6
+        ends = []
+        for sign in (1, -1):
+            moved = list(arrays)
+            moved[at] = arrays[at] + sign * step
+            ends.append(multibox(*moved, **settings)[0])
+        np.testing.assert_allclose((np.asarray(gradient[name]) * step).sum(), (ends[0] - ends[1]) / 2, rtol=1e-5)
+    assert not gradient["p"].any()
+    assert not gradient["g"].any()
+
+
+def test_no_true_boxes():
+    inputs = data()
+    inputs["g"][0, 0, 0] = -1
+    net = compile_net(net_text())
+    loss, gradient = jax.value_and_grad(lambda inputs: net.loss({}, inputs)[0])(
+        {name: jnp.asarray(value, jnp.float32) for name, value in inputs.items()})
+    assert loss == 0
+    assert all(not leaf.any() for leaf in gradient.values())
+
+
+def test_equal_overlaps_and_losses():
+    """The earlier prior matches the earlier row; the earlier priors are the negatives."""
+    blob = np.stack([np.tile([0.25, 0.25, 0.75, 0.75], 3).tolist() + [0, 0, 0.125, 0.125] * 28, np.ones(124)])[None]
+    rows = np.full((1, 1, ROWS, 8), -1.0)
+    rows[0, 0, :2] = [0, 1, 0, 0.25, 0.25, 0.75, 0.75, 0], [0, 2, 0, 0.25, 0.25, 0.75, 0.75, 0]
+    inputs = {"l": np.zeros((BATCH, COUNT * 4)), "s": np.zeros((BATCH, COUNT * CLASSES)), "p": blob, "g": rows}
+    net = compile_net(net_text(bipartite=True, ratio=1.0, mode="NONE"))
+    gradient = jax.grad(lambda s: net.loss({}, {**inputs, "s": s})[0])(jnp.asarray(inputs["s"], jnp.float32))
+    gradient = np.asarray(gradient).reshape(BATCH, COUNT, CLASSES)
+    label = np.where(gradient.any(-1), gradient.argmin(-1), -1)
+    assert label[0, :6].tolist() == [1, 2, -1, 0, 0, -1]
+    assert (label[0, 6:] == -1).all()
+    assert (label[1:] == -1).all()
