@@ -119,8 +119,9 @@ def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapp
         layer: {name: value for name, value in group.items() if name not in carry.get(layer, ())}
         for layer, group in like["state"].items()
     }
+    kept = {layer: group for layer, group in kept.items() if group}  # orbax takes no empty ones
     found, _ = restore(path, {"params": like["params"], "net_state": kept}, partial=True)
-    state = {layer: {**group, **carry.get(layer, {})} for layer, group in found["net_state"].items()}
+    state = {layer: {**found["net_state"].get(layer, {}), **carry.get(layer, {})} for layer in like["state"]}
     return {"params": found["params"], "state": state}
 
 
