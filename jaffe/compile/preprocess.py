@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaffe.compile.infer import sizes
 from jaffe.compile.layer import Shape
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Node
@@ -37,19 +38,20 @@ def preprocess(
 ) -> jax.Array:
     """What the net's input expects of these images; see ``CompiledNet.preprocess``."""
     node, channels, declared = _input(net, input)
+    if size is not None and len(sizes("size", size)) != 2:
+        raise JaffeError(f"size is (height, width); received {size!r}")
     if order not in ORDERS:
         raise JaffeError(f"order is 'RGB' or 'BGR'; received {order!r}{suggest(str(order), ORDERS)}")
     x = _channels(node, _channels_first(images, channels, layout), channels, order).astype(jnp.float32)
     p = node.proto.transform_param
     mean = mean_of(node, channels, node.directory)
-    if size is None:
-        size = resize_of(node)
-    if size is None and mean is not None and mean.shape[1:] != (1, 1):
-        size = mean.shape[1:]
-    if size is None and not p.crop_size:
-        size = declared
-    if size is not None:
-        x = resized(x, size)
+    target: tuple[int, ...] | None = tuple(size) if size is not None else resize_of(node)
+    if target is None and mean is not None and mean.shape[1:] != (1, 1):
+        target = mean.shape[1:]
+    if target is None and not p.crop_size:
+        target = declared
+    if target is not None:
+        x = resized(x, target)
     x = without_mean(node, x, mean)
     if p.crop_size:
         check_crop(node, x.shape[2:])
@@ -59,10 +61,10 @@ def preprocess(
 
 def resize_of(node: Node) -> tuple[int, int] | None:
     """Height and width of ``resize``, jaffe's own setting. Raises SpecError when it is not one or two sizes."""
-    sizes = list(node.proto.transform_param.resize)
-    if len(sizes) > 2 or 0 in sizes:
-        raise node.error(f"resize is one positive number, or height and width; found {sizes}")
-    return (sizes[0], sizes[-1]) if sizes else None
+    stated = list(node.proto.transform_param.resize)
+    if len(stated) > 2 or 0 in stated:
+        raise node.error(f"resize is one positive number, or height and width; found {stated}")
+    return (stated[0], stated[-1]) if stated else None
 
 
 def mean_of(node: Node, channels: int, base: Path) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jaffe.netdef.errors import SpecError
-from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
+from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter, ParamSpec, SolverParameter, V1LayerParameter
 from jaffe.netdef.upgrade_v0 import from_v0
 
 Locate = Callable[[int], str]
@@ -167,14 +167,15 @@ def _from_v1(old: V1LayerParameter) -> LayerParameter:
     if old.HasField("type"):
         word = V1LayerParameter.LayerType.Name(old.type)
         layer.type = _TYPES.get(word, "".join(part.capitalize() for part in word.split("_")))
-    for field in ("include", "exclude", "blobs"):
-        getattr(layer, field).MergeFrom(getattr(old, field))
-    for i in range(max(map(len, (old.param, old.blob_share_mode, old.blobs_lr, old.weight_decay)))):
+    for name in ("include", "exclude", "blobs"):
+        getattr(layer, name).MergeFrom(getattr(old, name))
+    for i in range(max(len(old.param), len(old.blob_share_mode), len(old.blobs_lr), len(old.weight_decay))):
         spec = layer.param.add()
         if i < len(old.param) and old.param[i]:
             spec.name = old.param[i]
         if i < len(old.blob_share_mode):
-            spec.share_mode = old.blob_share_mode[i]  # the two enums have the same numbers
+            permissive = old.blob_share_mode[i] == V1LayerParameter.PERMISSIVE
+            spec.share_mode = ParamSpec.PERMISSIVE if permissive else ParamSpec.STRICT
         if i < len(old.blobs_lr):
             spec.lr_mult = old.blobs_lr[i]
         if i < len(old.weight_decay):

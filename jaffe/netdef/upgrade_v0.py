@@ -90,7 +90,7 @@ def from_v0(entries: Sequence[Entry], locate: Callable[[int], str]) -> list[Entr
         is_padding = entry.HasField("layer") and entry.layer.type == _PADDING
         if is_padding and (len(entry.bottom), len(entry.top)) != (1, 1):
             raise error(f"padding takes 1 bottom and 1 top; found {len(entry.bottom)} and {len(entry.top)}")
-        found = [paddings[blob] for blob in entry.bottom if paddings.get(blob) is not None]
+        found = [padding for padding in map(paddings.get, entry.bottom) if padding is not None]
         if found:
             if entry.layer.type not in ("conv", "pool") or len(entry.bottom) != 1:
                 raise error(f"reads the padding layer {found[0].layer.name!r}: expected conv or pool, with 1 bottom; "

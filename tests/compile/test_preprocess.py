@@ -143,6 +143,8 @@ def test_the_same_as_in_training(folder, monkeypatch):
          "'mean.binaryproto' has shape (3, 11, 13); expected the images', (3, 5, 7)"),
         ("", IMAGES, {"order": "rgb"}, "order is 'RGB' or 'BGR'; received 'rgb'; did you mean 'RGB'?"),
         ("", IMAGES, {"layout": "HWC"}, "layout is 'NHWC' or 'NCHW'; received 'HWC'; did you mean 'NHWC'?"),
+        ("", IMAGES, {"size": (5, 7, 3)}, "size is (height, width); received (5, 7, 3)"),
+        ("", IMAGES, {"size": (5, 0)}, "size: sizes are positive whole numbers; received (5, 0)"),
         ("", IMAGES, {"input": "dat"}, "the net has no input 'dat' of images (N, C, H, W); did you mean 'data'?"),
         ("", IMAGES[:, :3], {}, "which axis of (2, 3, 13, 3) holds the channels is not plain: give layout='NHWC' or "
          "'NCHW'"),
