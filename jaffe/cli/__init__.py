@@ -12,6 +12,7 @@ from jaffe.cli.convert import convert
 from jaffe.cli.deploy import deploy
 from jaffe.cli.devices import devices
 from jaffe.cli.diff import diff
+from jaffe.cli.export import export
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
 from jaffe.cli.time import time
@@ -38,7 +39,7 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, summary, time, upgrade, deploy, convert, diff, devices):
+for command in (train, test, summary, time, upgrade, deploy, convert, diff, export, devices):
     app.command()(command)
 
 
