@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.jaffe_pb2 import NetParameter
@@ -95,10 +95,24 @@ def from_file(path: Path) -> NetSource:
     content = read_bytes(path)
     if is_binary(path):
         try:
-            return NetSource(NetParameter.FromString(content), filename=path.name, directory=path.parent)
+            net = NetParameter.FromString(content)
         except DecodeError:
             raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
+        _check_strings(net, path)
+        return NetSource(net, filename=path.name, directory=path.parent)
     return from_text(decode(content, path), path.name, path.parent)
+
+
+def _check_strings(message: Message, path: Path) -> None:
+    """Raises SpecError for a string that is not UTF-8: protobuf lets those of binary files pass, as bytes."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.message_type is not None and field.message_type.name != "BlobProto":
+            for one in values:
+                _check_strings(one, path)
+        elif field.type == field.TYPE_STRING and any(isinstance(one, bytes) for one in values):
+            raise SpecError(f"is not a net that can be read: its {message.DESCRIPTOR.name}.{field.name} is not UTF-8",
+                            location=str(path))
 
 
 def is_binary(path: Path) -> bool:

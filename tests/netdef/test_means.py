@@ -47,6 +47,14 @@ def test_a_value_for_each_channel(tmp_path):
     np.testing.assert_array_equal(read_mean(path), np.array([104, 117, 123], np.float32))
 
 
+def test_a_file_of_python_2(tmp_path):
+    """Its sizes are long integers, as in the mean that Caffe's examples download."""
+    path = tmp_path / "mean.npy"
+    path.write_bytes(npy(MEAN).replace(b"(3, 5, 7), }   ", b"(3L, 5L, 7L), }"))
+    assert b"3L" in path.read_bytes()
+    np.testing.assert_array_equal(read_mean(path), MEAN)
+
+
 SHAPES = "expected (C, H, W), (1, C, H, W) or (C,)"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -62,7 +63,9 @@ def parse_npy(content: bytes, path: Path) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(file)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote, as in files of Caffe's years
+            shape, fortran, dtype = header(file)
     except Exception as error:  # the header is a Python literal: ValueError, SyntaxError, TypeError, KeyError, ...
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(f"is not an .npy file, or damaged: {problem[:200]}", location=str(path)) from None
