@@ -194,7 +194,7 @@ def _load(node: Node) -> Callable[..., Any]:
     if not callable(code):
         raise node.error(f"{name!r} of module {module!r}: expected a class that derives from jaffe.PythonLayer, or a "
                          f"function; found {type(code).__name__}")
-    return code  # type: ignore[no-any-return]
+    return code
 
 
 @jax.tree_util.register_static
