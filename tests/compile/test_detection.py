@@ -308,6 +308,14 @@ def test_regions_like_opencv(kind):
     np.testing.assert_allclose(run(text, **inputs), opencv(text, **inputs), rtol=1e-5, atol=1e-5)
 
 
+def test_a_nan_in_a_bin_is_its_maximum():
+    maps = MAPS.copy()
+    maps[0, 3, 2, 4] = np.nan
+    text = one("ROIPooling", ROI, "x r", inputs=REGION_INPUTS)
+    top = run(text, x=maps, r=np.tile([0.0, 0, 0, 96, 80], (29, 1)))  # of all cells
+    assert np.argwhere(np.isnan(top[0])).tolist() == [[3, 0, 1]]
+
+
 @pytest.mark.parametrize("kind", ["ROIPooling", "PSROIPooling"])
 def test_regions_of_no_image_are_nan(kind):
     text = one(kind, ROI if kind == "ROIPooling" else PSROI, "x r", inputs=REGION_INPUTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.nets.case import Case, X, input_layer, one
+from tests.nets.case import Case, X, Y, input_layer, one
 
 IMAGE = input_layer("image", 2, 3, 43, 31)
 # Image, x1, y1, x2, y2: inside the map, of one cell, over its border, and turned around.
@@ -48,6 +48,10 @@ NETS = {
             inputs=input_layer("l", 2, 44) + input_layer("s", 2, 33) + input_layer("p", 1, 2, 44)
             + input_layer("g", 1, 1, 5, 8)),
         fixed=("p", "g"), values={"p": priors(11), "g": TRUTH},
+    ),
+    "correlation": Case(
+        one("Correlation", "correlation_param { kernel_size: 3 max_displacement: 2 pad: 2 stride_1: 2 stride_2: 2 }",
+            "x y", inputs=X + Y),
     ),
     "roi_pooling": Case(
         one("ROIPooling", "roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.5 }", "x r",

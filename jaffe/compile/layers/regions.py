@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.lowering.regions import Interval, rectangle_maxima
 
 
 class _Regions(Layer):
@@ -53,27 +53,17 @@ class ROIPooling(_Regions):
         columns = _bins(corners[:, 0], corners[:, 2], self.p.pooled_w, x.shape[3])
         image = regions[:, 0].astype(jnp.int32)
         inside = (image >= 0) & (image < len(x))
-        values = lax.stop_gradient(x)
-
-        def places(region: tuple[Array, Array, Array]) -> Array:
-            """For one region the place of each bin's maximum on the plane, (C, pooled_h, pooled_w)."""
-            image, rows, columns = region
-            across = jnp.where(columns, values[image][:, :, None], -jnp.inf)  # (C, H, pooled_w, W)
-            column = across.argmax(-1)
-            down = jnp.where(rows[:, None], across.max(-1).swapaxes(1, 2)[:, None], -jnp.inf)  # (C, ph, pw, H)
-            row = down.argmax(-1)
-            return row * x.shape[3] + column[jnp.arange(x.shape[1])[:, None, None], row, jnp.arange(self.p.pooled_w)]
-
-        place = lax.map(places, (jnp.where(inside, image, 0), rows, columns))
-        channel = jnp.arange(x.shape[1])[:, None, None]
-        picked = x.reshape(*x.shape[:2], -1).at[jnp.where(inside, image, len(x))[:, None, None, None], channel, place]
+        place = rectangle_maxima(lax.stop_gradient(x), jnp.where(inside, image, 0), rows, columns)
+        where = jnp.where(inside, image, len(x))[:, None, None, None]
+        picked = x.reshape(*x.shape[:2], -1).at[where, jnp.arange(x.shape[1])[:, None, None], place]
         top = picked.get(mode="fill", fill_value=jnp.nan)
-        cells = rows.any(-1)[:, :, None] & columns.any(-1)[:, None, :]
+        cells = (rows[0] < rows[1])[:, :, None] & (columns[0] < columns[1])[:, None, :]
         return [jnp.where(cells[:, None] | ~inside[:, None, None, None], top, 0)]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        """As it is done here: each region looks at the whole plane."""
-        return bottoms[1][0] * math.prod(bottoms[0][1:]) * (self.p.pooled_w + self.p.pooled_h)
+        """Of the comparisons: the table of maxima, and four of them a bin."""
+        _, _, height, width = bottoms[0]
+        return 2 * math.prod(bottoms[0]) * height.bit_length() * width.bit_length() + 8 * math.prod(tops[0])
 
 
 @built_in("PSROIPooling")
@@ -132,12 +122,12 @@ def _round(x: Array) -> Array:
     return whole + jnp.where(jnp.abs(x - whole) >= 0.5, jnp.sign(x), 0)
 
 
-def _bins(first: Array, last: Array, bins: int, size: int) -> Array:
-    """Which cells (R, bins, size) the bins of the cells ``first`` to ``last`` (R) hold."""
+def _bins(first: Array, last: Array, bins: int, size: int) -> Interval:
+    """First cell and the one after the last, (R, bins), of the bins of cells ``first`` to ``last`` (R), in the map."""
     length = jnp.maximum(last - first + 1, 1)[:, None]
-    i = jnp.arange(bins)
+    i = jnp.arange(bins, dtype=jnp.int32)
     start, end = first[:, None] + i * length // bins, first[:, None] - (-(i + 1) * length // bins)
-    return _within(start, end, size)
+    return start.clip(0, size), end.clip(0, size)
 
 
 def _spans(start: Array, side: Array, bins: int, size: int) -> Array:
@@ -145,9 +135,5 @@ def _spans(start: Array, side: Array, bins: int, size: int) -> Array:
     edges = start[:, None] + jnp.arange(bins + 1, dtype=side.dtype) * (side / bins)[:, None]
     whole = jnp.round(edges)
     edges = jnp.where(jnp.abs(edges - whole) < 1e-4, whole, edges)
-    return _within(jnp.floor(edges[:, :-1]), jnp.ceil(edges[:, 1:]), size)
-
-
-def _within(start: Array, end: Array, size: int) -> Array:
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, 1, size), 2)
-    return (place >= start[..., None]) & (place < end[..., None])
+    place = jnp.arange(size, dtype=side.dtype)
+    return (place >= jnp.floor(edges[:, :-1, None])) & (place < jnp.ceil(edges[:, 1:, None]))
