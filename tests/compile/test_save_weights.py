@@ -225,3 +225,16 @@ def test_published_weights_survive(shared, tmp_path):
         path = tmp_path / f"net{suffix}"
         save_weights(net, variables, path)
         assert not differences(read_weights(published), read_weights(path))
+
+
+def test_several_nets_in_one_file(shared):
+    """PCN's file holds the weights of three nets; each takes its own by name."""
+    folder = shared / "models/files/pcn_face/PCN/model"
+    z = np.load(shared / "models/expected/pcn_face__PCN.caffemodel__PCN-1.prototxt.npz")
+    inputs = {key[3:]: z[key] for key in z.files if key.startswith("in:")}
+    net = compile_net(folder / "PCN-1.prototxt", inputs={name: x.shape for name, x in inputs.items()})
+    report = weights_report(net, folder / "PCN.caffemodel")
+    assert (len(report.copied), len(report.ignored), report.left, report.problems) == (7, 15, (), ())
+    outputs, _ = net.apply(load_weights(net, net.init(KEY), folder / "PCN.caffemodel"), inputs)
+    for name, found in outputs.items():
+        np.testing.assert_allclose(found, z[f"top:{name}"], rtol=1e-5, atol=1e-6)

@@ -50,7 +50,7 @@ def read(content: bytes, path: Path) -> dict[str, list[np.ndarray | None]]:
             total += len(blobs)
             if total > MOST_BLOBS:
                 raise SpecError(f"has more than {MOST_BLOBS} layers and blobs", location=str(path))
-            arrays = [_array(wire, blob, i, name, path) for i, blob in enumerate(blobs)]
+            arrays: list[np.ndarray | None] = [_array(wire, blob, i, name, path) for i, blob in enumerate(blobs)]
             if arrays or name not in weights:
                 weights[name] = arrays
     except WireError as error:
