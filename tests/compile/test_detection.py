@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaffe.compile import compile_net
+from jaffe.compile import compile_net, load_weights
 from tests.nets.case import input_layer, one
 from tests.nets.detection import priors
 
@@ -219,6 +219,19 @@ def test_detection_output_leaves_out_nan():
     text, inputs = detection_case(**DETECTIONS["corner"])
     inputs["s"][:] = np.nan
     assert (run(text, **inputs) == -1).all()
+
+
+def test_published_face_detector(shared):
+    """libfacedetection's SSD on a real image: what OpenCV finds."""
+    folder = shared / "models" / "files" / "yufacedetect" / "models" / "caffe"
+    recorded = np.load(shared / "models" / "expected" / "yufacedetect__v1.npz")
+    image = recorded["in:data"]
+    net = compile_net(folder / "yufacedetectnet-open-v1.prototxt", inputs={"data": image.shape})
+    variables = load_weights(net, net.init(jax.random.key(0)), folder / "yufacedetectnet-open-v1.caffemodel")
+    top = np.asarray(jax.jit(net.apply)(variables, {"data": image})[0]["detection_out"])
+    found, expected = top[top[..., 0] >= 0], recorded["top:detection_out"].reshape(-1, 7)
+    assert len(found) == np.count_nonzero(expected[:, 2]) == 36
+    np.testing.assert_allclose(found, expected[:36], rtol=1e-4, atol=1e-5)  # one class: both go by score
 
 
 # Regions
