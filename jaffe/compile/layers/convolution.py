@@ -1,17 +1,21 @@
-"""Convolution."""
+"""Convolution, Deconvolution and the depthwise convolutions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
-from jaffe.compile.lowering import ConvGeometry, convolution
+from jaffe.compile.layer import Array, Context, Shape, Weight, built_in
+from jaffe.compile.layers.windows import Windowed, shown
+from jaffe.compile.lowering import ConvGeometry, convolution, deconvolution
 from jaffe.compile.lowering.convolution import flops, out_size
+from jaffe.compile.lowering.deconvolution import flops as transposed_flops
+from jaffe.compile.lowering.deconvolution import out_size as transposed_size
 
 
 @built_in("Convolution")
-class Convolution(Layer):
+class Convolution(Windowed):
     """N-dimensional cross-correlation with zero padding, groups and dilation.
 
     Shapes: (N..., C, in...) -> (N..., num_output, out...), channels at ``axis``;
@@ -21,95 +25,136 @@ class Convolution(Layer):
     Several bottoms of one shape share the weights; bottom i gives top i.
     Source: Caffe 1.0, ``conv_layer.cpp``, ``base_conv_layer.cpp``. ``engine`` and ``force_nd_im2col``
     chose an implementation there and are ignored here. ``stride_h`` without ``stride_w`` is refused.
+    Forks' ``pad_t``, ``pad_b``, ``pad_l``, ``pad_r`` pad each side of a plane on its own: 2 pad is their sum then, and
+    the offset the one before.
     """
 
     bottoms = (1, None)
     tops = (1, None)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        node, p = self.node, self.p
+        node = self.node
         if len(node.tops) != len(bottoms):
             raise node.error(f"expected as many tops as bottoms ({len(bottoms)}); found {len(node.tops)}")
         if any(shape != bottoms[0] for shape in bottoms):
             raise node.error(f"bottoms share one shape; found {', '.join(map(str, bottoms))}")
-        axis = self.axis(p.axis, len(bottoms[0]))
+        axis = self.axis(self.p.axis, len(bottoms[0]))
         channels, spatial = bottoms[0][axis], bottoms[0][axis + 1 :]
-        if not p.num_output:
-            raise node.error("expected num_output > 0; found none")
-        geometry = self._geometry(len(spatial))
-        if channels % geometry.group or p.num_output % geometry.group:
+        outputs = self._outputs(channels)
+        geometry = self.geometry(len(spatial), self._group(channels))
+        if channels % geometry.group or outputs % geometry.group:
             raise node.error(f"group {geometry.group} does not divide {channels} input channels "
-                             f"and {p.num_output} outputs")
-        out = tuple(
-            out_size(size, *rest) for size, *rest in zip(
-                spatial, self._kernel(len(spatial)), geometry.stride, geometry.pad, geometry.dilation, strict=True
-            )
-        )
+                             f"and {outputs} outputs")
+        kernel = self.kernel(len(spatial))
+        axes = zip(spatial, kernel, geometry.stride, geometry.pad, geometry.dilation, strict=True)
+        out = tuple(self._out_size(*one) for one in axes)
         if any(size <= 0 for size in out):
-            raise node.error(f"kernel {self._kernel(len(spatial))} with pad {geometry.pad} and dilation "
-                             f"{geometry.dilation} does not fit an input of {spatial}")
-        return [(*bottoms[0][:axis], p.num_output, *out)] * len(bottoms)
+            raise node.error(f"kernel {kernel} with pad {shown(geometry.pad)} and dilation "
+                             f"{geometry.dilation} {self._misfit} {spatial}")
+        return [(*bottoms[0][:axis], outputs, *out)] * len(bottoms)
 
     def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
         axis = self.axis(self.p.axis, len(bottoms[0]))
-        kernel = self._kernel(len(bottoms[0]) - axis - 1)
-        shape = (self.p.num_output, bottoms[0][axis] // self.p.group, *kernel)
+        channels = bottoms[0][axis]
+        shape = (*self._weight_channels(channels), *self.kernel(len(bottoms[0]) - axis - 1))
         weights = [Weight("weight", shape, self.p.weight_filler)]
         if self.p.bias_term:
-            weights.append(Weight("bias", (self.p.num_output,), self.p.bias_filler))
+            weights.append(Weight("bias", (self._outputs(channels),), self.p.bias_filler))
         return weights
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         return [self._one(weights, x) for x in bottoms]
 
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        weight = self.weights(bottoms)[0].shape
+        products = sum(self._flops(bottom, weight, top) for bottom, top in zip(bottoms, tops, strict=True))
+        return products + (sum(map(math.prod, tops)) if self.p.bias_term else 0)
+
     def _one(self, weights: Mapping[str, Array], x: Array) -> Array:
         axis = self.axis(self.p.axis, x.ndim)
         spatial = x.ndim - axis - 1
-        batch = x.shape[:axis]
-        y = convolution(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weights["weight"], self._geometry(spatial))
+        batch, geometry = x.shape[:axis], self.geometry(spatial, self._group(x.shape[axis]))
+        y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weights["weight"], geometry)
         if self.p.bias_term:
             y = y + weights["bias"].reshape(-1, *[1] * spatial)
         return y.reshape(*batch, *y.shape[1:]) if axis != 1 else y
 
-    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        weight = self.weights(bottoms)[0].shape
-        return sum(flops(weight, top) + (math.prod(top) if self.p.bias_term else 0) for top in tops)
+    def _group(self, channels: int) -> int:
+        if self.p.group < 1:
+            raise self.node.error(f"group is positive; found {self.p.group}")
+        return self.p.group
 
-    def _geometry(self, spatial: int) -> ConvGeometry:
-        p = self.p
-        stride = self._per_axis("stride", ("stride_h", "stride_w"), spatial, 1)
-        if 0 in stride:
-            raise self.node.error(f"stride is positive; found {stride}")
-        dilation = self._per_axis("dilation", None, spatial, 1)
-        if 0 in dilation:
-            raise self.node.error(f"dilation is positive; found {dilation}")
-        if p.group < 1:
-            raise self.node.error(f"group is positive; found {p.group}")
-        return ConvGeometry(stride, self._per_axis("pad", ("pad_h", "pad_w"), spatial, 0), dilation, p.group)
+    def _outputs(self, channels: int) -> int:
+        if not self.p.num_output:
+            raise self.node.error("expected num_output > 0; found none")
+        return self.p.num_output
 
-    def _kernel(self, spatial: int) -> tuple[int, ...]:
-        kernel = self._per_axis("kernel_size", ("kernel_h", "kernel_w"), spatial, None)
-        if 0 in kernel:
-            raise self.node.error(f"kernel_size is positive; found {kernel}")
-        return kernel
+    # What Deconvolution turns round.
 
-    def _per_axis(self, field: str, pair: tuple[str, str] | None, spatial: int, default: int | None) -> tuple[int, ...]:
-        """One number a spatial axis, from a repeated field (once, or once an axis) or its _h and _w fields."""
-        node, p = self.node, self.p
-        values = list(getattr(p, field))
-        given = [name for name in pair or () if p.HasField(name)]
-        if given:
-            if values:
-                raise node.error(f"expected {field}, or {' and '.join(pair or ())}; found both")
-            if spatial != 2:
-                raise node.error(f"{given[0]} is for 2 spatial axes; found {spatial}; use {field}")
-            if len(given) == 1 and field != "pad":
-                raise node.error(f"expected {' and '.join(pair or ())}; found {given[0]} only")
-            values = [getattr(p, name) for name in pair or ()]
-        if not values:
-            if default is None and spatial:
-                raise node.error(f"expected {field}; found none")
-            values = [default or 0]
-        if len(values) not in (1, spatial) and spatial:
-            raise node.error(f"expected {field} once, or once for each of {spatial} spatial axes; found {len(values)}")
-        return tuple(values * spatial) if len(values) == 1 else tuple(values)
+    _misfit: ClassVar = "does not fit an input of"
+
+    def _weight_channels(self, channels: int) -> tuple[int, int]:
+        return self._outputs(channels), channels // self._group(channels)
+
+    def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
+        return out_size(size, kernel, stride, pad, dilation)
+
+    def _product(self, x: Array, weight: Array, geometry: ConvGeometry) -> Array:
+        return convolution(x, weight, geometry)
+
+    def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
+        return flops(weight, top)
+
+
+@built_in("Deconvolution")
+class Deconvolution(Convolution):
+    """The transpose of Convolution: its gradient with respect to the input, as a layer.
+
+    Shapes: (N..., C, in...) -> (N..., num_output, out...), channels at ``axis``;
+    ``out = stride (in - 1) + dilation (kernel - 1) + 1 - 2 pad``.
+    Weights: weight (C, num_output / group, kernel...), bias (num_output).
+    ``y[o, p stride + k dilation - pad] = bias[o] + sum over c, k of x[c, p] * weight[c, o, k]``, c in the group of o.
+    Several bottoms of one shape share the weights; bottom i gives top i.
+    Source: Caffe 1.0, ``deconv_layer.cpp``. Bilinear upsampling by f is ``kernel_size`` 2f - f % 2, ``stride`` f,
+    ``pad`` ceil((f - 1) / 2), ``group`` and ``num_output`` C, the bilinear filler, and ``lr_mult`` 0.
+    Forks' ``pad_t``, ``pad_b``, ``pad_l``, ``pad_r`` take off each side of a plane on its own.
+    """
+
+    _misfit = "leaves no output for an input of"
+
+    def _weight_channels(self, channels: int) -> tuple[int, int]:
+        return channels, self._outputs(channels) // self._group(channels)
+
+    def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
+        return transposed_size(size, kernel, stride, pad, dilation)
+
+    def _product(self, x: Array, weight: Array, geometry: ConvGeometry) -> Array:
+        return deconvolution(x, weight, geometry)
+
+    def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
+        return transposed_flops(bottom, weight)
+
+
+@built_in("DepthwiseConvolution")
+class DepthwiseConvolution(Convolution):
+    """Convolution of every channel with kernels of its own.
+
+    Shapes: as Convolution with as many groups as channels; ``num_output`` is a multiple of C, C by default.
+    Weights: weight (num_output, 1, kernel...), bias (num_output).
+    Source: the forks that brought MobileNet to Caffe (``depthwise_conv_layer.cpp``, ``conv_dw_layer.cpp``), which
+    wanted it fast. ``group`` may be left out; another number than C is refused.
+    """
+
+    def _group(self, channels: int) -> int:
+        if self.p.HasField("group") and self.p.group != channels:
+            raise self.node.error(f"{self.node.type} has a group for each of {channels} channels; "
+                                  f"found group {self.p.group}")
+        return channels
+
+    def _outputs(self, channels: int) -> int:
+        return self.p.num_output or channels
+
+
+@built_in("ConvolutionDepthwise")
+class ConvolutionDepthwise(DepthwiseConvolution):
+    """Another name of DepthwiseConvolution. Source: ``conv_dw_layer.cpp``, which did not read ``num_output``."""

@@ -1,4 +1,4 @@
-"""LRN, BatchNorm and Softmax."""
+"""LRN, MVN, Normalize and Softmax."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LRN(Layer):
         x, p = bottoms[0], self.p
         within = p.norm_region == LRNParameter.WITHIN_CHANNEL
         # Half widths of the window; a wider one than the blob sums nothing more.
-        reach = [min((p.local_size - 1) // 2, n - 1) for n in x.shape]
+        reach = [0, *(min((p.local_size - 1) // 2, n - 1) for n in x.shape[1:])]  # the batch may be symbolic
         reach = [0, 0, *reach[2:]] if within else [0, reach[1], 0, 0]
         total = lax.reduce_window(
             x * x, np.zeros((), x.dtype)[()], lax.add, [2 * r + 1 for r in reach], [1] * 4, [(r, r) for r in reach]
@@ -52,68 +52,65 @@ class LRN(Layer):
         return math.prod(tops[0]) * (window + 4)
 
 
-@built_in("BatchNorm")
-class BatchNorm(Layer):
-    """Batch normalisation without scale and shift (a Scale layer adds them).
+@built_in("MVN")
+class MVN(Layer):
+    """Mean and variance normalisation of each image's channels, or of the whole image (``across_channels``).
 
-    Shapes: (N, C, ...), unchanged; with one axis only, C = 1.
-    State: mean (C), variance (C), factor (1): Caffe's three blobs, all 0 at first.
-    In phase TRAIN, or with ``use_global_stats: false``: ``y = (x - mean) / sqrt(var + eps)`` with the batch's
-    mean and biased variance over every axis but the channels', m values each; and the state becomes
-    ``factor = f factor + 1``, ``mean = f mean + batch mean``, ``variance = f variance + m/(m-1) batch var``,
-    f = ``moving_average_fraction``. Otherwise the state is used: mean and variance divided by the factor
-    (a factor of 0 stands for mean 0 and variance 0).
-    Source: Ioffe and Szegedy 2015; Caffe 1.0, ``batch_norm_layer.cpp``. Caffe fails on one-axis input.
+    Shapes: (N, C, ...), unchanged (Caffe makes four axes of fewer).
+    ``y = (x - mean) / (std + eps)``, eps outside the root, std of the biased variance; ``normalize_variance: false``
+    takes off the mean only.
+    Source: Caffe 1.0, ``mvn_layer.cpp``. Its gradient leaves out eps, a share of ``eps / std``; this one does not.
     """
 
-    @property
-    def uses_state(self) -> bool:
-        """Whether the stored statistics are used, rather than the batch's."""
-        return self.p.use_global_stats if self.p.HasField("use_global_stats") else not self.train
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) < 2:
+            raise self.node.error(f"expected a blob of at least 2 axes (N, C, ...); found {bottoms[0]}")
+        return [bottoms[0]]
 
-    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
-        if not self.p.eps >= 0:
-            raise self.node.error(f"eps is not negative; found {self.p.eps:g}")
-        for i, param in enumerate(self.node.proto.param):
-            if param.lr_mult != 0 and len(self.node.proto.param) != 3:
-                raise self.node.error(f"BatchNorm's statistics are not learned: expected lr_mult 0 in param {i}; "
-                                      f"found {param.lr_mult:g}")
-        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
-        zero = constant(0)
-        return [
-            Weight("mean", (channels,), zero, trained=False),
-            Weight("variance", (channels,), zero, trained=False),
-            Weight("factor", (1,), zero, trained=False),
-        ]
-
-    def apply_with_state(
-        self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
-    ) -> tuple[Sequence[Array], dict[str, Array]]:
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
-        shape = (1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else (-1,)
-        if self.uses_state:
-            factor = weights["factor"]
-            inverse = jnp.where(factor == 0, 0, 1 / jnp.where(factor == 0, 1, factor))
-            mean, variance = weights["mean"] * inverse, weights["variance"] * inverse
-            new = {}
-        else:
-            axes = (0, *range(2, x.ndim))
-            mean = x.mean(axes).reshape(-1)
-            variance = jnp.square(x - mean.reshape(shape)).mean(axes).reshape(-1)
-            new = self._updated(weights, mean, variance, x.size // mean.size)
-        return [(x - mean.reshape(shape)) * lax.rsqrt(variance + self.p.eps).reshape(shape)], new
-
-    def _updated(self, weights: Mapping[str, Array], mean: Array, variance: Array, count: int) -> dict[str, Array]:
-        kept = self.p.moving_average_fraction
-        unbiased = variance * (count / (count - 1) if count > 1 else 1.0)
-        return {
-            "mean": kept * weights["mean"] + lax.stop_gradient(mean),
-            "variance": kept * weights["variance"] + lax.stop_gradient(unbiased),
-            "factor": kept * weights["factor"] + 1,
-        }
+        axes = tuple(range(1 if self.p.across_channels else 2, x.ndim))
+        centred = x - x.mean(axes, keepdims=True)
+        if not self.p.normalize_variance:
+            return [centred]
+        variance = jnp.square(centred).mean(axes, keepdims=True)
+        # The root has no gradient at 0; there y is 0 whatever the divisor.
+        std = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+        return [centred / (std + self.p.eps)]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        return math.prod(tops[0]) * (2 if self.uses_state else 6)
+        return math.prod(tops[0]) * (5 if self.p.normalize_variance else 2)
+
+
+@built_in("Normalize")
+class Normalize(Layer):
+    """Division by the L2 norm over the channels of each place, or over the whole image, and a learned scale.
+
+    Shapes: (N, C, ...), unchanged. ``y = scale x / sqrt(sum of x^2 + eps)``, the sum over C, or over all axes but N
+    (``across_spatial``, the default).
+    Weights: scale, () if ``channel_shared`` (the default), else (C); it starts at 1 unless ``scale_filler`` says other.
+    Source: Liu et al. 2016 (SSD); its Caffe, ``normalize_layer.cpp``.
+    """
+
+    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) < 2:
+            raise self.node.error(f"expected a blob of at least 2 axes (N, C, ...); found {bottoms[0]}")
+        if not self.p.eps >= 0:
+            raise self.node.error(f"eps is not negative; found {self.p.eps:g}")
+        return [bottoms[0]]
+
+    def weights(self, bottoms: Sequence[Shape]) -> list[Weight]:
+        filler = self.p.scale_filler if self.p.HasField("scale_filler") else constant(1)
+        return [Weight("scale", () if self.p.channel_shared else (bottoms[0][1],), filler)]
+
+    def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        x = bottoms[0]
+        axes = tuple(range(1, x.ndim if self.p.across_spatial else 2))
+        scale = weights["scale"].reshape(-1, *[1] * (x.ndim - 2))
+        return [scale * x * lax.rsqrt(jnp.square(x).sum(axes, keepdims=True) + self.p.eps)]
+
+    def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
+        return 4 * math.prod(tops[0])
 
 
 @built_in("Softmax")

@@ -2,8 +2,13 @@
 
 from jaffe.compile.lowering.convolution import ConvGeometry as ConvGeometry
 from jaffe.compile.lowering.convolution import convolution as convolution
+from jaffe.compile.lowering.deconvolution import deconvolution as deconvolution
 from jaffe.compile.lowering.pooling import PoolGeometry as PoolGeometry
 from jaffe.compile.lowering.pooling import average_pool as average_pool
 from jaffe.compile.lowering.pooling import max_places as max_places
 from jaffe.compile.lowering.pooling import max_pool as max_pool
 from jaffe.compile.lowering.pooling import stochastic_pool as stochastic_pool
+from jaffe.compile.lowering.resampling import interpolate as interpolate
+from jaffe.compile.lowering.resampling import repeat as repeat
+from jaffe.compile.lowering.resampling import unpool as unpool
+from jaffe.compile.lowering.unfold import unfold as unfold

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaffe.compile.lowering.unfold import Pads
+
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Per spatial axis: stride, zero padding on both sides, and dilation; and the number of groups."""
+    """Per spatial axis: stride, zero padding before and after, and dilation; and the number of groups."""
 
     stride: tuple[int, ...]
-    pad: tuple[int, ...]
+    pad: Pads
     dilation: tuple[int, ...]
     group: int = 1
 
@@ -29,7 +31,7 @@ def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.
         weight: (O, C / group, kernel...).
 
     Returns:
-        (N, O, out...), ``out = floor((in + 2 pad - dilation (kernel - 1) - 1) / stride) + 1``.
+        (N, O, out...), ``out = floor((in + before + after - dilation (kernel - 1) - 1) / stride) + 1``.
     """
     return choose(x.shape, weight.shape, geometry)(x, weight, geometry)
 
@@ -51,8 +53,7 @@ MOST_SPLITS = 8
 def plain(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
     """XLA's own convolution: the reference for every other candidate."""
     return lax.conv_general_dilated(
-        x, weight, geometry.stride, [(p, p) for p in geometry.pad],
-        rhs_dilation=geometry.dilation, feature_group_count=geometry.group,
+        x, weight, geometry.stride, geometry.pad, rhs_dilation=geometry.dilation, feature_group_count=geometry.group
     )
 
 
@@ -73,9 +74,9 @@ def as_matmul(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Ar
     return parts.reshape(n, weight.shape[0])
 
 
-def out_size(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    """Caffe's floor formula; may be zero or negative where the kernel does not fit."""
-    return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
+def out_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
+    """Caffe's floor formula, with padding before and after; may be zero or negative where the kernel does not fit."""
+    return (size + sum(pad) - (dilation * (kernel - 1) + 1)) // stride + 1
 
 
 def flops(weight: Sequence[int], out: Sequence[int]) -> int:

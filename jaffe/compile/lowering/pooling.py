@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,43 +13,51 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaffe.compile.lowering.unfold import Pads, unfold
+
 
 @dataclass(frozen=True)
 class PoolGeometry:
-    """Kernel, stride and leading pad for height and width, and whether sizes round up (Caffe) or down."""
+    """Per spatial axis: kernel, stride, and padding before and after; and whether sizes round up (Caffe) or down."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    pad: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: Pads
     ceil: bool = True
 
     def out(self, size: int, axis: int) -> int:
-        """Output size for an input size: ``round((size + 2 pad - kernel) / stride) + 1``.
+        """Output size for an input size: ``round((size + before + after - kernel) / stride) + 1``.
 
-        With padding, the last window must start inside the image or the leading pad, else it is dropped.
+        With padding on any axis, the last window must start inside the image or the padding before it, else it is
+        dropped.
         """
-        k, s, p = self.kernel[axis], self.stride[axis], self.pad[axis]
-        steps = (size + 2 * p - k) / s
+        k, s, (before, after) = self.kernel[axis], self.stride[axis], self.pad[axis]
+        steps = (size + before + after - k) / s
         out = (math.ceil(steps) if self.ceil else math.floor(steps)) + 1
-        if any(self.pad) and (out - 1) * s >= size + p:
+        if any(map(any, self.pad)) and (out - 1) * s >= size + before:
             out -= 1
         return out
 
+    def outs(self, spatial: Sequence[int]) -> tuple[int, ...]:
+        """The output sizes of all axes."""
+        return tuple(self.out(size, axis) for axis, size in enumerate(spatial))
+
     def padding(self, size: int, axis: int) -> tuple[int, int]:
         """Zero or more cells before and after the axis that make XLA's windows the ones of ``out``."""
-        k, s, p = self.kernel[axis], self.stride[axis], self.pad[axis]
-        return p, max((self.out(size, axis) - 1) * s + k - size - p, 0)
+        k, s, (before, _) = self.kernel[axis], self.stride[axis], self.pad[axis]
+        return before, max((self.out(size, axis) - 1) * s + k - size - before, 0)
 
     def divisors(self, size: int, axis: int) -> np.ndarray:
-        """Window lengths that averages divide by: clipped at ``size + pad``, not at the image."""
-        start = np.arange(self.out(size, axis)) * self.stride[axis] - self.pad[axis]
-        return np.minimum(start + self.kernel[axis], size + self.pad[axis]) - start
+        """Window lengths that averages divide by: clipped at ``size + after``, not at the image."""
+        before, after = self.pad[axis]
+        start = np.arange(self.out(size, axis)) * self.stride[axis] - before
+        return np.minimum(start + self.kernel[axis], size + after) - start
 
 
 def max_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """Largest value of each window; the gradient goes to the first of equal maxima, in row-major order.
 
-    x: (N, C, H, W). A NaN in a window makes its output NaN; a window with no cell at all gives -inf.
+    x: (N, C, spatial...). A NaN in a window makes its output NaN; a window with no cell at all gives -inf.
     """
     return _reduce(x, -jnp.inf, lax.max, geometry)
 
@@ -56,20 +65,22 @@ def max_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 def average_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """Mean of each window, padding counted in the divisor but not what hangs over beyond it.
 
-    x: (N, C, H, W). A window with no cell at all (stride > kernel at the border) gives 0.
+    x: (N, C, spatial...). A window with no cell at all (stride > kernel at the border) gives 0.
     """
     total = _reduce(x, 0.0, lax.add, geometry)
-    divisor = np.maximum(np.outer(geometry.divisors(x.shape[2], 0), geometry.divisors(x.shape[3], 1)), 1)
+    lengths = [geometry.divisors(size, axis) for axis, size in enumerate(x.shape[2:])]
+    divisor = np.maximum(functools.reduce(np.multiply.outer, lengths), 1)
     return total / jnp.asarray(divisor, x.dtype)
 
 
 def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
-    """Where each window's largest value stands, ``h * W + w``, as floats; the first of equal ones; -1 if none does.
+    """Where each window's largest value stands in its channel, counted row by row (``h * W + w``), as floats.
 
-    x: (N, C, H, W). Has no gradient.
+    x: (N, C, spatial...). The first of equal ones; -1 where there is none. Has no gradient.
     """
     x = lax.stop_gradient(x)
-    places = jnp.broadcast_to(jnp.arange(x.shape[2] * x.shape[3], dtype=jnp.int32).reshape(x.shape[2:]), x.shape)
+    count = math.prod(x.shape[2:])
+    places = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32).reshape(x.shape[2:]), x.shape)
 
     def larger(one: Any, other: Any) -> Any:
         (a, i), (b, j) = one, other
@@ -82,20 +93,15 @@ def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 
 
 def windows(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
-    """Every window's values in row-major order, 0 outside the image: (kh * kw, N, C, oh, ow)."""
-    height, width = x.shape[2:]
-    out = [geometry.out(height, 0), geometry.out(width, 1)]
-    padded = jnp.pad(x, _window(x, geometry)[2])
-    sh, sw = geometry.stride
-    return jnp.stack([
-        padded[:, :, i : i + (out[0] - 1) * sh + 1 : sh, j : j + (out[1] - 1) * sw + 1 : sw]
-        for i in range(geometry.kernel[0])
-        for j in range(geometry.kernel[1])
-    ])
+    """Every window's values in row-major order, 0 outside the image: (cells of a window, N, C, out...)."""
+    spatial = len(geometry.kernel)
+    values = unfold(x, geometry.kernel, geometry.stride, (1,) * spatial, _window(x, geometry)[2][2:])
+    first = jnp.moveaxis(values, range(2, 2 + spatial), range(spatial))
+    return first.reshape(-1, *first.shape[spatial:])
 
 
 def stochastic_pool(x: jax.Array, geometry: PoolGeometry, key: jax.Array | None) -> jax.Array:
-    """Stochastic pooling (Zeiler and Fergus 2013) of non-negative x, (N, C, H, W).
+    """Stochastic pooling (Zeiler and Fergus 2013) of non-negative x, (N, C, spatial...).
 
     With a key: each window's value is drawn with probability proportional to it. Without (TEST): the mean
     weighted by those probabilities, ``sum x^2 / sum x``, 0 where the sum is not positive.
@@ -117,6 +123,6 @@ def _reduce(x: jax.Array, init: float, op: Any, geometry: PoolGeometry) -> jax.A
 
 
 def _window(x: jax.Array, geometry: PoolGeometry) -> tuple[Sequence[int], Sequence[int], list[tuple[int, int]]]:
-    """Window, strides and padding on all four axes."""
-    pads = [(0, 0), (0, 0), geometry.padding(x.shape[2], 0), geometry.padding(x.shape[3], 1)]
-    return (1, 1, *geometry.kernel), (1, 1, *geometry.stride), pads
+    """Window, strides and padding on all axes."""
+    pads = [geometry.padding(size, axis) for axis, size in enumerate(x.shape[2:])]
+    return (1, 1, *geometry.kernel), (1, 1, *geometry.stride), [(0, 0), (0, 0), *pads]
