@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jaffe.netdef import NetSpec as NetSpec
     from jaffe.netdef import P as P
     from jaffe.netdef import SpecError as SpecError
+    from jaffe.parity import Comparison as Comparison
+    from jaffe.parity import compare as compare
     from jaffe.train import Solver as Solver
 
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ _HOME = {
         "save_weights", "weights_report",
     ),
     "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError"),
+    "parity": ("Comparison", "compare"),
     "train": ("Solver",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
@@ -43,7 +46,7 @@ __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compile", "netdef", "train", "zoo"):
+    if name in ("compile", "netdef", "parity", "train", "zoo"):
         return importlib.import_module(f"jaffe.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaffe' has no attribute {name!r}")

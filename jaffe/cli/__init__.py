@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jaffe import __version__
+from jaffe.cli.compare import compare
 from jaffe.cli.convert import convert
 from jaffe.cli.deploy import deploy
 from jaffe.cli.devices import devices
@@ -39,7 +40,7 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, summary, time, upgrade, deploy, convert, diff, export, devices):
+for command in (train, test, summary, time, upgrade, deploy, convert, diff, compare, export, devices):
     app.command()(command)
 
 
