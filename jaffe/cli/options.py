@@ -9,7 +9,8 @@ import typer
 from jaffe.netdef import JaffeError, Spec
 
 Model = Annotated[str, typer.Option("--model", help="Net prototxt, or the name of a zoo recipe.", show_default=False)]
-Weights = Annotated[str, typer.Option(help="A .caffemodel to copy weights from, by layer name.", show_default=False)]
+Weights = Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz.",
+                                      show_default=False)]
 Device = Annotated[str, typer.Option("--device", "--gpu", help="cpu, gpu, gpu:1, ... or a GPU's number.",
                                      show_default="JAX's default")]
 Inputs = Annotated[list[str], typer.Option("--input", help="Shape of an input, as data=64,1,28,28; repeatable.",

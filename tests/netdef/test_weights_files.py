@@ -58,7 +58,7 @@ def test_round_trip(tmp_path, suffix):
 
 def test_layer_names_with_slashes(tmp_path):
     """Many nets have them; Caffe fails to store them in HDF5."""
-    weights = {"conv2/3x3": [W], "conv2/3x3/0": [B1], "/": [B2]}
+    weights = {"conv2/3x3": [W], "conv2/3x3/0": [B1], "/": [B2], "": [B1]}
     for suffix in (".caffemodel", ".safetensors", ".npz"):
         path = tmp_path / f"net{suffix}"
         write_weights(path, weights)
@@ -68,6 +68,17 @@ def test_layer_names_with_slashes(tmp_path):
     assert str(caught.value) == (f"layer 'conv2/3x3' ({tmp_path / 'net.h5'}): Caffe's HDF5 files cannot hold a layer "
                                  "of this name; expected another format, such as .caffemodel")
     assert not (tmp_path / "net.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 100_000], ids=["zero", "long"])
+def test_layer_names_that_zip_files_cannot_hold(tmp_path, name):
+    with pytest.raises(SpecError) as caught:
+        write_weights(tmp_path / "net.npz", {name: [W]})
+    assert str(caught.value) == (f"layer {name[:100]!r} ({tmp_path / 'net.npz'}): an .npz file cannot hold a layer of "
+                                 f"this name ({len(name)} characters)")
+    for suffix in (".caffemodel", ".safetensors"):
+        write_weights(tmp_path / f"net{suffix}", {name: [W]})
+        assert list(read_weights(tmp_path / f"net{suffix}")) == [name]
 
 
 def test_caffemodel_holds_the_net(tmp_path):

@@ -22,6 +22,7 @@ from jaffe.netdef.weights.atomic import replacing
 from jaffe.netdef.weights.blob import MOST_AXES, MOST_BLOBS, blob_index, in_order
 
 _MOST_GROWTH = 64  # of compressed members: bytes declared over bytes of the file
+_LONGEST_NAME = 60_000  # bytes; zip files end at 65,535
 _SMALL = 16 * 2**20  # a file may declare so much in any case
 
 
@@ -100,9 +101,9 @@ def read_safetensors(path: Path) -> dict[str, list[np.ndarray | None]]:
 def _by_layer(arrays: Iterable[tuple[str, np.ndarray]], path: Path) -> dict[str, list[np.ndarray | None]]:
     found: dict[str, dict[int, np.ndarray]] = {}
     for name, array in arrays:
-        layer, _, last = name.rpartition("/")
+        layer, slash, last = name.rpartition("/")
         index = blob_index(last)
-        if not layer or index is None:
+        if not slash or index is None:
             raise SpecError(f"holds an array {name!r}; expected names such as conv1/0", location=str(path))
         if array.dtype not in (np.float16, np.float32, np.float64):
             raise SpecError(f"blob {index} is of dtype {array.dtype}; expected float16, float32 or float64",
@@ -113,6 +114,10 @@ def _by_layer(arrays: Iterable[tuple[str, np.ndarray]], path: Path) -> dict[str,
 
 def write_npz(path: Path, weights: Mapping[str, Mapping[int, np.ndarray]]) -> None:
     """Write blobs by layer and index, float32. Equal arrays give equal bytes. Raises SpecError when it cannot."""
+    for layer in weights:
+        if "\0" in layer or len(layer.encode()) > _LONGEST_NAME:
+            raise SpecError(f"an .npz file cannot hold a layer of this name ({len(layer)} characters)",
+                            layer=layer[:100], location=str(path))
     with replacing(path) as new, zipfile.ZipFile(new, "w") as archive:
         for name, array in _named(weights).items():
             member = zipfile.ZipInfo(f"{name}.npy")
