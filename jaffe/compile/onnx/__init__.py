@@ -2,6 +2,7 @@
 
 from jaffe.compile.onnx import arithmetic as arithmetic
 from jaffe.compile.onnx import convolution as convolution
+from jaffe.compile.onnx import correlation as correlation
 from jaffe.compile.onnx import data as data
 from jaffe.compile.onnx import detection as detection
 from jaffe.compile.onnx import indexing as indexing
