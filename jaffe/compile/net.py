@@ -20,6 +20,7 @@ from jaffe.compile.infer import Inferred, Stored, infer
 from jaffe.compile.layer import Context, Layer, Shape, make_layer
 from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
+from jaffe.compile.reader import WeightReader
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.resolve import resolve
@@ -351,7 +352,7 @@ class CompiledNet:
     ) -> tuple[dict[str, jax.Array], State]:
         """Every value of the net, and the new state."""
         env = self._feeds(inputs)
-        weights = _WeightReader(self, variables)
+        weights = WeightReader(self, variables)
         state: State = {layer: dict(group) for layer, group in dict(variables or {}).get("state", {}).items()}
         if keep not in self._programs:
             self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
@@ -411,54 +412,6 @@ class CompiledNet:
                         f"with inputs of shape {shapes} its {new.weight.name} would be {new.weight.shape}; expected "
                         f"{old.weight.shape}, as compiled for {dict(self.inferred.inputs)}"
                     )
-
-
-class _WeightReader:
-    """The stored arrays of a node, taken from the variables and checked against what the layer expects."""
-
-    def __init__(self, net: CompiledNet, variables: Variables):
-        self.net = net
-        self.variables = variables
-
-    def __call__(
-        self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State
-    ) -> dict[str, jax.Array]:
-        result = self._carried(node, layer, bottoms, state) if self.net.inferred.carried[node.name] else {}
-        for stored in self.net.inferred.stored[node.name]:
-            array = self._find(node, stored, state)
-            if stored.lr_mult == 0 and not self.net.graph.force_backward:
-                array = lax.stop_gradient(array)
-            result[stored.weight.name] = array.reshape(stored.weight.shape)
-        return result
-
-    def _carried(self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State) -> dict[str, jax.Array]:
-        """What the last call left, shaped as these bottoms ask."""
-        result = {}
-        for weight in layer.weights([x.shape for x in bottoms]):
-            if weight.carried:
-                array = self._get(node, "state", node.name, weight.name, state)
-                if array.shape != weight.shape:
-                    raise node.error(f"its state {weight.name!r} is carried from call to call: expected shape "
-                                     f"{weight.shape} for these inputs; found {array.shape}; zeros start anew")
-                result[weight.name] = lax.stop_gradient(array.astype(self.net.dtype))
-        return result
-
-    def _get(self, node: Node, group: str, layer: str, name: str, state: State) -> jax.Array:
-        """From the variables, or for state from its newest values."""
-        try:
-            return jnp.asarray((self.variables["params"] if group == "params" else state)[layer][name])
-        except (KeyError, TypeError):
-            raise node.error(f"the variables have no {group!r} {layer!r} {name!r}; "
-                             "make them with net.init(key)") from None
-
-    def _find(self, node: Node, stored: Stored, state: State) -> jax.Array:
-        group = "params" if stored.weight.trained else "state"
-        layer, name = stored.owner
-        array = self._get(node, group, layer, name, state)
-        owned = next(one.weight for one in self.net.inferred.stored[layer] if one.weight.name == name)
-        if array.shape != owned.shape:
-            raise node.error(f"{group} {layer!r} {name!r}: expected shape {owned.shape}; found {array.shape}")
-        return array.astype(self.net.dtype)
 
 
 def _check_tops(node: Node, tops: Sequence[jax.Array], shapes: Sequence[Shape] | None) -> None:

@@ -12,6 +12,7 @@ import pytest
 import jaffe
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, SpecError, resolve
+from jaffe.train.timing import time_layers
 from tests.nets.case import input_layer, one
 
 X = input_layer("x", 5, 3, 2)
@@ -463,6 +464,13 @@ def test_what_fails_while_it_runs_says_why(layer: str, message: str, caplog):
     net = net_of(layer)
     with pytest.raises(Exception, match=message):
         jax.jit(net.apply)({}, {"x": jnp.zeros((5, 3, 2))})[0]["t"].block_until_ready()
+
+
+def test_a_layer_without_gradient_is_timed_forward():
+    timings = {name: time_layers(net_of(name, param_str="{'a': 2}"), 1)[0] for name in ("cube", "Affine")}
+    assert timings["cube"].forward > 0
+    assert timings["cube"].backward is None
+    assert timings["Affine"].backward is not None
 
 
 def test_modules_are_a_list():
