@@ -73,6 +73,8 @@ def test_blobs_are_caffes(tmp_path):
     np.testing.assert_array_equal(factor, variables["state"]["norm"]["factor"])
     again = compile_net(path)
     assert_equal(again.init(KEY), variables)
+    save_weights(again, variables, tmp_path / "again.caffemodel")  # of a net that holds weights itself
+    assert (tmp_path / "again.caffemodel").read_bytes() == path.read_bytes()
     x = RANDOM.normal(size=(2, 3, 7, 11)).astype(np.float32)
     np.testing.assert_array_equal(
         again.apply(again.init(KEY), {"x": x})[0]["out"], net.apply(variables, {"x": x})[0]["out"]

@@ -177,6 +177,8 @@ BROKEN = "is not a .caffemodel, or only a part of one: "
         (b"\xf8\xff\xff\xff\xff\x01\x00", BROKEN + "byte 0: no field has the tag 68719476728"),
         (net(SHAPE + PACKED)[:-1], BROKEN + "byte 0: field 100 has 74 bytes; 73 are left"),
         (field(100, field(1, b"ip") + b"\x3a\x7f"), BROKEN + "byte 7: field 7 has 127 bytes; 0 are left"),
+        (field(100, field(1, b"ip") + b"\x3a\x04") + net(SHAPE + PACKED),  # into the next layer
+         BROKEN + "byte 7: field 7 has 4 bytes; 0 are left"),
         (net(SHAPE + field(5, b"abcde")), BROKEN + "byte 17: 5 bytes are no whole number of 4-byte values"),
     ],
     ids=short,
