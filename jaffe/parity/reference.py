@@ -23,7 +23,8 @@ class Reference:
     Attributes:
         blobs: arrays by name: of a blob (what the blob ends up with), ``name#k`` (what the k-th in-place layer
             made of it; ``name#0``: before any of them), or one of the copies that Caffe makes of a blob that
-            several layers read (``blob_layer_0_split_1``). Beside ``name#k`` without a ``name#0``, ``name`` is that.
+            several layers read (``blob_layer_0_split_1``). Where the last ``name#k`` is there, and no ``name#0``,
+            ``name`` is that.
         inputs: what the net was fed, by name.
         layers: tops by layer name, for references that know layers rather than blobs; they go before ``blobs``.
         name: of the reference, for the report.
@@ -91,7 +92,6 @@ def align(graph: Graph, reference: Reference) -> tuple[dict[str, np.ndarray], tu
 def _names(graph: Graph, recorded: Mapping[str, Any]) -> dict[str, str]:
     """For each recorded name that the net knows, the value that it stands for."""
     values = {top for node in graph.nodes for top in node.tops}
-    first = {name.rpartition("#")[0] for name in recorded} - {name[:-2] for name in recorded if name.endswith("#0")}
     copies = {
         f"{_blob(top, graph)}_{node.name}_{i}_split_": top for node in graph.nodes for i, top in enumerate(node.tops)
     }
@@ -99,7 +99,8 @@ def _names(graph: Graph, recorded: Mapping[str, Any]) -> dict[str, str]:
     for name in recorded:
         base, mark, version = name.rpartition("#")
         if name in graph.blobs:
-            found[name] = name if name in first else graph.blobs[name]
+            last = graph.blobs[name]
+            found[name] = name if last in recorded and f"{name}#0" not in recorded else last
         elif name in values:
             found[name] = name
         elif mark and version == "0" and base in values:

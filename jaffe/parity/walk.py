@@ -29,10 +29,10 @@ def weights_of(net: CompiledNet, variables: Variables, node: Node) -> dict[str, 
 
 
 def function_of(layer: Layer, node: Node, rng: jax.Array | None, dtype: Any) -> Function:
-    """The layer as a compiled function of weights and bottoms."""
+    """The layer as a function of weights and bottoms, not compiled: its operations are, once for all layers alike."""
     key = None if rng is None else jax.random.fold_in(rng, len(node.name))
     context = Context(node, key, dtype)
-    return jax.jit(lambda weights, bottoms: tuple(layer.apply_with_state(weights, bottoms, context)[0]))
+    return lambda weights, bottoms: tuple(layer.apply_with_state(weights, bottoms, context)[0])
 
 
 class Walk:
