@@ -183,7 +183,7 @@ class DetectionOutput(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         offsets, scores, priors = (lax.stop_gradient(x) for x in bottoms)
-        p, batch = self.p, len(scores)
+        p, batch = self.p, scores.shape[0]
         prior, variance = split_priors(priors, p.variance_encoded_in_target)
         count = len(prior)
         labels = np.array(self._labels())

@@ -52,9 +52,9 @@ class ROIPooling(_Regions):
         rows = _bins(corners[:, 1], corners[:, 3], self.p.pooled_h, x.shape[2])
         columns = _bins(corners[:, 0], corners[:, 2], self.p.pooled_w, x.shape[3])
         image = regions[:, 0].astype(jnp.int32)
-        inside = (image >= 0) & (image < len(x))
+        inside = (image >= 0) & (image < x.shape[0])
         place = rectangle_maxima(lax.stop_gradient(x), jnp.where(inside, image, 0), rows, columns)
-        where = jnp.where(inside, image, len(x))[:, None, None, None]
+        where = jnp.where(inside, image, x.shape[0])[:, None, None, None]
         picked = x.reshape(*x.shape[:2], -1).at[where, jnp.arange(x.shape[1])[:, None, None], place]
         top = picked.get(mode="fill", fill_value=jnp.nan)
         cells = (rows[0] < rows[1])[:, :, None] & (columns[0] < columns[1])[:, None, :]
@@ -99,8 +99,8 @@ class PSROIPooling(_Regions):
             _spans(start[:, i], side[:, i], group, x.shape[3 - i]).astype(x.dtype) for i in range(2)
         )
         image = regions[:, 0].astype(jnp.int32)
-        inside = (image >= 0) & (image < len(x))
-        maps = x.reshape(len(x), self.p.output_dim, group, group, *x.shape[2:])
+        inside = (image >= 0) & (image < x.shape[0])
+        maps = x.reshape(x.shape[0], self.p.output_dim, group, group, *x.shape[2:])
 
         def sums(region: tuple[Array, Array, Array]) -> Array:
             image, rows, columns = region
