@@ -170,12 +170,9 @@ def test_hdf5_with_groups_in_groups(tmp_path):
 def test_writing_what_cannot_be_written(tmp_path):
     suffixes = ".caffemodel, .caffemodel.h5, .h5, .hdf5, .safetensors or .npz"
     (tmp_path / "folder.npz").mkdir()
-    (tmp_path / "file").touch()
     for name, message in [
         ("net.pt", f"expected a name that ends in {suffixes}"),
-        ("net", f"expected a name that ends in {suffixes}"),
         ("gone/net.npz", "cannot be written: No such file or directory"),
-        ("file/net.caffemodel", "cannot be written: Not a directory"),
         ("folder.npz", "cannot be written: Is a directory"),
     ]:
         with pytest.raises(SpecError) as caught:
@@ -185,7 +182,7 @@ def test_writing_what_cannot_be_written(tmp_path):
         write_weights(tmp_path / "gone" / "net.h5", SHARED)
     with pytest.raises(SpecError, match="the net has no layer 'conv'"):
         write_weights(tmp_path / "net.npz", WEIGHTS, resolve(NET))
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder.npz"]
+    assert sorted(os.listdir(tmp_path)) == ["folder.npz"]
 
 
 def test_too_large_for_caffe(tmp_path):
@@ -335,7 +332,6 @@ def numbers(shape: str, dtype: str = "'<f4'") -> str:
         ("l/0", npy(numbers("(1,)"), b"abcd", b"\x09\x00"), "is not an .npy file, or damaged: (9, 0)"),
         ("l/0", b"abcd", "is not an .npy file, or damaged: EOF: reading magic string, expected 8 bytes got 4"),
         ("weight", npy(numbers("(1,)"), b"abcd"), "holds an array 'weight'; expected names such as conv1/0"),
-        ("l/weight", npy(numbers("(1,)"), b"abcd"), "holds an array 'l/weight'; expected names such as conv1/0"),
         ("l/999999999", npy(numbers("(1,)"), b"abcd"), "holds an array 'l/999999999'; expected names such as conv1/0"),
         ("l/256", npy(numbers("(1,)"), b"abcd"), "holds an array 'l/256'; expected names such as conv1/0"),
     ],
