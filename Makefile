@@ -6,7 +6,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow lint types check schema drawings bench clean
+.PHONY: help demo test test-slow lint types check schema layers drawings bench clean
 
 help:  ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: lint types test  ## Everything that must pass before a change is done.
 
 schema: $(VENV)/.developer  ## Generate the protobuf module from the schema.
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. jaffe/netdef/jaffe.proto
+
+layers: $(VENV)/.developer  ## Write docs/layers.md, the reference of the layer types.
+	$(BIN)/python docs/layers.py
 
 drawings: $(VENV)/.developer  ## Draw the pictures of the docs (needs Graphviz's dot).
 	$(BIN)/python docs/draw.py

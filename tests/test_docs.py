@@ -1,0 +1,23 @@
+"""Pages that are made from the code are those that the code makes."""
+
+from __future__ import annotations
+
+from docs.layers import CAFFE, reference
+from jaffe.compile import layer_types
+from tests.conftest import ROOT
+
+# What published nets need beyond Caffe 1.0.
+FORKS = """
+    Permute Normalize PriorBox DetectionOutput ReLU6 DepthwiseConvolution ConvolutionDepthwise ShuffleChannel Axpy
+    Interp Upsample ROIPooling PSROIPooling SmoothL1Loss PriorBoxClustered BN CReLU Maxout LocallyConnected Correlation
+    MultiBoxLoss
+"""
+
+
+def test_every_layer_type_of_caffe_and_its_forks():
+    assert len(CAFFE.split()) == 61
+    assert set(layer_types()) == {*CAFFE.split(), *FORKS.split()}
+
+
+def test_reference_of_layers_is_up_to_date():
+    assert (ROOT / "docs" / "layers.md").read_text() == reference(), "run `make layers`"
