@@ -74,29 +74,24 @@ def scale_by_sum_of_squares(eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-class AdamState(NamedTuple):
-    """Adam's state: steps taken, and the two moments, shaped as the parameters."""
-
-    count: jax.Array
-    mu: Any
-    nu: Any
-
-
 def scale_by_caffe_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """Adam as Caffe has it: ``sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)``.
 
     eps is added to the uncorrected root ("epsilon hat" of Kingma and Ba 2015); optax adds it to the corrected one.
     """
 
-    def init(params: Any) -> AdamState:
-        return AdamState(jnp.zeros((), jnp.int32), *(jax.tree.map(jnp.zeros_like, params) for _ in range(2)))
+    def init(params: Any) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *(jax.tree.map(jnp.zeros_like, params) for _ in range(2)))
 
-    def update(updates: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+    def update(
+        updates: Any, state: optax.ScaleByAdamState, params: Any = None
+    ) -> tuple[Any, optax.ScaleByAdamState]:
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)
-        return jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu), AdamState(count, mu, nu)
+        step = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
+        return step, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
 
