@@ -81,7 +81,8 @@ def scale_by_caffe_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *(jax.tree.map(jnp.zeros_like, params) for _ in range(2)))
+        zeros = jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *zeros)
 
     def update(
         updates: Any, state: optax.ScaleByAdamState, params: Any = None
