@@ -6,6 +6,8 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .PHONY: help demo test test-slow lint types check schema layers drawings bench clean
 
 help:  ## This list.
@@ -15,10 +17,10 @@ demo: $(VENV)/.installed  ## Train LeNet on real handwritten digits.
 	$(BIN)/jaffe train
 
 test: $(VENV)/.developer  ## Run the tests, but for the slow ones.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(VENV)/.developer  ## Run the slow tests only.
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 lint: $(VENV)/.developer  ## ruff.
 	$(BIN)/ruff check .

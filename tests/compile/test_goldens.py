@@ -52,7 +52,7 @@ def agree(found: jax.Array, expected: np.ndarray, what: str) -> None:
     assert found.shape == expected.shape, what
     scale = max(np.abs(expected).max(initial=0), 1e-6)
     # 1e-5 of the blob's largest value: sums in float32 in another order.
-    np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, rtol=1e-4, atol=1e-5, err_msg=what)
+    np.testing.assert_allclose(np.asarray(found) / scale, expected / scale, rtol=0, atol=1e-5, err_msg=what)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
