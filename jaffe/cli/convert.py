@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A file of weights, or a snapshot of jaffe train.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="File to write: .caffemodel, .caffemodel.h5, .h5, "
-                                       ".safetensors or .npz.")],
+                                       ".safetensors or .npz; or iter_N, a snapshot (orbax).")],
     net: Annotated[str, typer.Option(help="The net that the weights are of: prototxt, or the name of a zoo recipe. "
-                                     "Needed for snapshots; with it .caffemodel holds the declaration too.",
+                                     "Needed for snapshots, in or out; with it .caffemodel holds the declaration too.",
                                      show_default=False)] = "",
     phase: Phase = "TEST",
     inputs: Inputs = [],  # noqa: B006  typer copies it
@@ -34,14 +34,16 @@ def convert(
     from jaffe.netdef.weights import check_suffix
 
     target = Path(out)
-    check_suffix(target)
+    if not target.name.startswith("iter_"):
+        check_suffix(target)
     if target.exists() and not force:
         raise JaffeError(f"{out} is there already; --force overwrites it")
     if net:
         with_net(source, target, net, phase, inputs, python_modules)
     else:
         without_net(source, target)
-    print(f"{out}: {target.stat().st_size:,} bytes")
+    size = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
+    print(f"{out}: {size:,} bytes")
 
 
 def with_net(
@@ -69,7 +71,12 @@ def with_net(
             raise JaffeError(f"{source} has no weights for {', '.join(report.left)} of net {net.name!r}")
         if report.ignored:
             print(f"left out, for the net has no such layers: {', '.join(report.ignored)}")
-    save_weights(net, variables, target)
+    if target.name.startswith("iter_"):
+        from jaffe.train.snapshots import save_variables
+
+        save_variables(target, variables, net.fresh_carry())
+    else:
+        save_weights(net, variables, target)
 
 
 def without_net(source: str, target: Path) -> None:
@@ -81,6 +88,8 @@ def without_net(source: str, target: Path) -> None:
 
     if Path(source).is_dir():
         raise JaffeError(f"{source} is a folder: expected --net, the net whose snapshot it is")
+    if target.name.startswith("iter_"):
+        raise JaffeError(f"{target}: a snapshot has a net's own names: expected --net")
     weights = read_weights(source)
     if target.suffix not in (".safetensors", ".npz"):
         if _four_axes(weights):

@@ -115,14 +115,35 @@ def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapp
     Raises:
         JaffeError: as ``restore`` does.
     """
-    kept = {
-        layer: {name: value for name, value in group.items() if name not in carry.get(layer, ())}
-        for layer, group in like["state"].items()
-    }
-    kept = {layer: group for layer, group in kept.items() if group}  # orbax takes no empty ones
-    found, _ = restore(path, {"params": like["params"], "net_state": kept}, partial=True)
+    found, _ = restore(path, _kept(like, carry), partial=True)
     state = {layer: {**found["net_state"].get(layer, {}), **carry.get(layer, {})} for layer in like["state"]}
     return {"params": found["params"], "state": state}
+
+
+def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> None:
+    """Write a net's variables as a snapshot that ``restore_variables`` reads; no run can go on from it.
+
+    Args:
+        path: the folder to write, called ``iter_N``; replaces an older one.
+        carry: ``net.fresh_carry()``: what is left out.
+
+    Raises:
+        JaffeError: it has another name, or cannot be written.
+    """
+    found = _STEP.fullmatch(path.name)
+    if not found:
+        raise JaffeError(f"{path}: a snapshot is a folder called iter_N, such as iter_0")
+    Snapshots(path.parent).save(int(found.group(1)), _kept(variables, carry), {})
+
+
+def _kept(variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The variables of a net as a snapshot has them, without what is carried from batch to batch."""
+    state = {
+        layer: {name: value for name, value in group.items() if name not in carry.get(layer, ())}
+        for layer, group in variables["state"].items()
+    }
+    state = {layer: group for layer, group in state.items() if group}  # orbax takes no empty ones
+    return {"params": variables["params"], "net_state": state}
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -121,3 +121,15 @@ def test_convert_a_snapshot(tmp_path: Path):
     weight, bias = read_weights(tmp_path / "net.h5")["scores"]
     np.testing.assert_array_equal(weight, variables["params"]["scores"]["weight"])
     np.testing.assert_array_equal(bias, variables["params"]["scores"]["bias"])
+
+
+def test_convert_to_a_snapshot(tmp_path: Path):
+    (tmp_path / "net.prototxt").write_text(NET)
+    write_weights(tmp_path / "a.npz", {"ip1": WEIGHTS["ip1"]})
+    assert jaffe("convert", "a.npz", "iter_0", cwd=tmp_path, status=1) == (
+        "jaffe: iter_0: a snapshot has a net's own names: expected --net\n")
+    assert jaffe("convert", "a.npz", "iter_x", "--net", "net.prototxt", cwd=tmp_path, status=1) == (
+        "jaffe: iter_x: a snapshot is a folder called iter_N, such as iter_0\n")
+    assert jaffe("convert", "a.npz", "iter_0", "--net", "net.prototxt", cwd=tmp_path).startswith("iter_0: ")
+    jaffe("convert", "iter_0", "b.npz", "--net", "net.prototxt", cwd=tmp_path)
+    assert jaffe("diff", "a.npz", "b.npz", cwd=tmp_path) == "equal: 1 layers, 2 blobs\n"
