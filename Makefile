@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-slow lint types check schema layers drawings bench clean
+.PHONY: help demo test test-slow lint types check schema layers models drawings bench clean
 
 help:  ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ schema: $(VENV)/.developer  ## Generate the protobuf module from the schema.
 
 layers: $(VENV)/.developer  ## Write docs/layers.md, the reference of the layer types.
 	$(BIN)/python docs/layers.py
+
+models: $(VENV)/.developer  ## Write docs/models.md, the published models that jaffe was compared on (needs ../shared).
+	$(BIN)/python docs/models.py
 
 drawings: $(VENV)/.developer  ## Draw the pictures of the docs (needs Graphviz's dot).
 	$(BIN)/python docs/draw.py

@@ -25,8 +25,8 @@ Made by `make models`. Nets and weights of {{count}} published models, as their 
 and compared, in phase TEST, with what another program computes: BVLC Caffe 1.0 on the CPU, on a seeded random input; or
 OpenCV 4's importer, on a real image, where a net has layers of Caffe's forks. Compared are the outputs and the inner
 values that were recorded; the error is the largest difference as a part of the largest value of its blob, rounded up to
-one digit. A model is *equal* when that is at most {TOLERANCE:.0e}. The files are not part of this repository; `jaffe compare`
-does the same for any net.
+one digit. A model is *equal* when that is at most {TOLERANCE:.0e}. The files are not part of this repository;
+`jaffe compare` does the same for any net.
 """
 ORACLES = {"caffe": "Caffe 1.0", "opencv": "OpenCV 4.14"}
 
