@@ -20,7 +20,7 @@ from jaffe.compile.net import CompiledNet, Variables
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.graph import Node
 from jaffe.parity.explain import Explanation, explain
-from jaffe.parity.measure import Difference, measure
+from jaffe.parity.measure import Difference
 from jaffe.parity.reference import Reference, align
 from jaffe.parity.walk import Walk
 
@@ -118,14 +118,14 @@ class Comparison:
             words = f"equal: {compared} of {len(self.rows)} values compared, largest relative error {self.error:.2g}"
             return "\n".join(filter(None, (words, unused)))
         others = [row for row in self.rows if row.verdict == WRONG and row is not first]
-        also = "also wrong by themselves: " + ", ".join(
-            f"{row.layer!r}" + (f" ({row.explanation.confirmed[0].what})" if _confirmed(row) else "") for row in others
-        )
+        also = "also wrong by themselves: " + ", ".join(map(_briefly, others))
         return "\n".join(filter(None, (*_describe(first), also if others else "", unused)))
 
 
-def _confirmed(row: Row) -> bool:
-    return bool(row.explanation and row.explanation.confirmed)
+def _briefly(row: Row) -> str:
+    """The layer, and the cause where there is one."""
+    causes = row.explanation.confirmed if row.explanation else ()
+    return f"{row.layer!r} ({causes[0].what})" if causes else repr(row.layer)
 
 
 def _numbers(row: Row) -> tuple[str, str, str, str]:
@@ -151,7 +151,7 @@ def _describe(row: Row) -> list[str]:
         return lines
     if len(found.suspects) > 1:
         lines.append("  the reference has no value between these layers, any of which may be at fault: "
-                     + ", ".join(map(repr, found.suspects)))
+                     + _list(map(repr, found.suspects)))
     lines += [f"  confirmed: equal (relative error {cause.difference.relative:.1e}) when {cause}"
               for cause in found.confirmed]
     if not found.confirmed:
@@ -215,9 +215,9 @@ def _row(walk: Walk, node: Node, value: str, tolerance: float) -> Row:
     shape = tuple(walk.free[value].shape)
     if value not in walk.known:
         return Row(node.name, node.type, node.location, value, shape, None, None, UNKNOWN)
-    difference = measure(walk.free[value], walk.known[value])
+    difference = walk.difference(value, walk.free[value])
     forced = walk.forced[value]
-    alone = None if forced is None else measure(forced, walk.known[value])
+    alone = None if forced is None else walk.difference(value, forced)
     if difference.within(tolerance):
         verdict = EQUAL
     elif alone is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaffe.netdef.graph import Node
 from jaffe.parity.hypotheses import HYPOTHESES, Hypothesis, Suspect
-from jaffe.parity.measure import Difference, measure
+from jaffe.parity.measure import Difference
 from jaffe.parity.walk import Function, Walk
 
 MOST_SINGLE = 24  # layers of a segment that are tried one by one; in longer ones only all of a kind together
@@ -81,7 +81,7 @@ def _test(
         after = walk.retry(value, segment, changed)
         if after is None:
             return []
-        left = measure(after, walk.known[value])
+        left = walk.difference(value, after)
         return [Cause(hypothesis.name, tuple(changed), what, left)] if left.within(tolerance) else []
 
     found: list[Cause] = []

@@ -66,6 +66,13 @@ def measure(found: Any, expected: Any) -> Difference:
     return Difference(float(gap[where]), scale, where, float(found[where]), float(expected[where]))
 
 
+def detections(array: Any) -> np.ndarray:
+    """The rows of a DetectionOutput that hold a detection: others are left out, -1 (jaffe, SSD) or 0 (OpenCV)."""
+    rows = np.asarray(array)
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows[(rows[:, 0] >= 0) & rows.any(1)]
+
+
 def fit(array: np.ndarray, shape: Shape) -> np.ndarray:
     """The array in the given shape, when the two differ by axes of size one only; else as it is."""
     squeezed = [size for size in array.shape if size != 1]

@@ -12,7 +12,7 @@ import numpy as np
 from jaffe.compile.layer import Array, Context, Layer, make_layer
 from jaffe.compile.net import CompiledNet, Variables
 from jaffe.netdef.graph import Node
-from jaffe.parity.measure import fit
+from jaffe.parity.measure import Difference, detections, fit, measure
 
 Weights = Mapping[str, Array]
 Function = Callable[[Weights, Sequence[Array]], Sequence[Array]]
@@ -88,6 +88,12 @@ class Walk:
             self._near[value] = jnp.asarray(self.known[value], self.net.dtype)
         return self._near[value]
 
+    def difference(self, value: str, array: Array) -> Difference:
+        """Between an array and the reference's value; of detections, only rows that hold one count."""
+        if self.writers[value].type == "DetectionOutput" and self.known[value].shape[-1:] == array.shape[-1:]:
+            return measure(detections(array), detections(self.known[value]))
+        return measure(array, self.known[value])
+
     def segment(self, value: str) -> list[Node]:
         """The layers that lie between this value and the recorded values before it, in the order of the net."""
         found: set[str] = set()
@@ -96,7 +102,8 @@ class Walk:
             node = waiting.pop()
             if node.name not in found and not self.net.inferred.layers[node.name].source:
                 found.add(node.name)
-                waiting += [self.writers[bottom] for bottom in node.bottoms if bottom not in self.known]
+                numbers = node.bottoms[: _NUMBERS.get(node.type, len(node.bottoms))]
+                waiting += [self.writers[bottom] for bottom in numbers if bottom not in self.known]
         return [node for node in self.net.graph.nodes if node.name in found]
 
     def retry(self, value: str, segment: Sequence[Node], changed: Mapping[str, Function]) -> Array | None:
@@ -113,6 +120,9 @@ class Walk:
             env |= {top: one for top, one in zip(node.tops, tops, strict=True)
                     if top == value or top not in self.known}
         return env.get(value)
+
+
+_NUMBERS = {"PriorBox": 0, "PriorBoxClustered": 0, "Crop": 1}  # bottoms whose numbers count, not only their shapes
 
 
 def attempt(function: Function, weights: Weights, bottoms: Sequence[Array | None]) -> Sequence[Array] | None:

@@ -9,7 +9,7 @@ import pytest
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, resolve
 from jaffe.parity import Reference, compare, in_float64, random_inputs, run_net
-from jaffe.parity.measure import fit, measure
+from jaffe.parity.measure import detections, fit, measure
 from jaffe.parity.reference import align
 
 FILL = "weight_filler { type: 'gaussian' std: 0.3 } bias_filler { type: 'gaussian' }"
@@ -247,6 +247,20 @@ def test_measure():
     assert measure([0.1], [0]).scale == 1
     assert measure(np.zeros((0, 2)), np.zeros((0, 2))).error == 0
     assert str(measure([1.0], [1.0])) == "no difference"
+
+
+def test_rows_without_a_detection_do_not_count():
+    one = [0, 1, 0.5, 0.1, 0.2, 0.3, 0.4]
+    np.testing.assert_array_equal(detections([[[one, [-1.0] * 7, [0.0] * 7, one]]]), [one, one])
+
+
+def test_layers_that_only_give_a_shape_are_no_suspects():
+    net = compile_net(NET + "layer { name: 'small' type: 'Pooling' bottom: 'pool1' top: 'small' "
+                            "pooling_param { kernel_size: 2 } }\n"
+                            "layer { name: 'crop' type: 'Crop' bottom: 'data' bottom: 'small' top: 'crop' }")
+    inputs = random_inputs(net)
+    first = compare(net, net.init(KEY), {"in:data": inputs["data"], "crop": inputs["data"][:, :, 3:6, 3:7]}).first
+    assert first.explanation.suspects == ("crop",)
 
 
 # Wrong references.

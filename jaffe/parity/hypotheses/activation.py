@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaffe.parity.hypotheses.base import Suspect, Variation, hypothesis
+from jaffe.parity.walk import Function
 
 SLOPES = (0.0, 0.01, 0.1, 0.2, 0.25, 0.3)
 
@@ -26,8 +27,11 @@ def negative_slope(suspect: Suspect) -> Iterator[Variation]:
     """Another slope below 0."""
     for slope in SLOPES:
         if abs(slope - suspect.p.negative_slope) > 1e-6:
-            yield Variation(f"negative_slope is {slope:g}", lambda weights, bottoms, slope=slope: [
-                jnp.where(bottoms[0] > 0, bottoms[0], slope * bottoms[0])])
+            yield Variation(f"negative_slope is {slope:g}", _leaky(slope))
+
+
+def _leaky(slope: float) -> Function:
+    return lambda weights, bottoms: [jnp.where(bottoms[0] > 0, bottoms[0], slope * bottoms[0])]
 
 
 @hypothesis("PReLU", check="PReLU: is the slope one a channel, or one for all?")

@@ -127,6 +127,11 @@ def hypothesis(*types: str, check: str = "") -> Callable[[Propose], Propose]:
     return register
 
 
+def setting(message: str, field: str, value: Any) -> Callable[[LayerParameter], None]:
+    """A change of settings: one field of one message of a layer."""
+    return lambda proto: setattr(getattr(proto, message), field, value)
+
+
 def edits(suspect: Suspect, changes: Mapping[str, Callable[[LayerParameter], None]]) -> Iterator[Variation]:
     """A variation for each change of settings that the layer takes."""
     for what, change in changes.items():

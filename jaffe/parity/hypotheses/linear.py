@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaffe.compile.layer import Array
 from jaffe.netdef.jaffe_pb2 import LayerParameter
 from jaffe.parity.hypotheses.base import Suspect, Variation, edits, hypothesis
+from jaffe.parity.walk import Function
 
 CONVOLUTIONS = ("Convolution", "Deconvolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 
@@ -59,7 +60,7 @@ def weight_layout(suspect: Suspect) -> Iterator[Variation]:
             yield Variation(what, _weight(suspect, change))
 
 
-def _weight(suspect: Suspect, change: Callable[[Array], Array]) -> Any:
+def _weight(suspect: Suspect, change: Callable[[Array], Array]) -> Function:
     return suspect.with_weights(lambda weights: {"weight": change(weights["weight"])})
 
 
@@ -86,7 +87,7 @@ def uneven_padding(suspect: Suspect) -> Iterator[Variation]:
 
     def edit(proto: LayerParameter) -> None:
         for field in ("pad", "pad_h", "pad_w", "pad_l", "pad_r", "pad_t", "pad_b"):
-            proto.convolution_param.ClearField(field)  # type: ignore[arg-type]
+            proto.convolution_param.ClearField(field)
 
     plain = suspect.edited(edit)
     yield Variation("the padding is TensorFlow's SAME", lambda weights, bottoms: plain(
@@ -105,6 +106,9 @@ def dilation_left_out(suspect: Suspect) -> Iterator[Variation]:
 def half_precision(suspect: Suspect) -> Iterator[Variation]:
     """Weights rounded to sixteen bits."""
     if suspect.weights:
-        for name, dtype in (("float16", jnp.float16), ("bfloat16", jnp.bfloat16)):
-            yield Variation(f"the weights are rounded to {name}", suspect.with_weights(
-                lambda weights, dtype=dtype: {k: v.astype(dtype).astype(v.dtype) for k, v in weights.items()}))
+        for dtype in (jnp.float16, jnp.bfloat16):
+            yield Variation(f"the weights are rounded to {jnp.dtype(dtype).name}", _rounded(suspect, dtype))
+
+
+def _rounded(suspect: Suspect, dtype: Any) -> Function:
+    return suspect.with_weights(lambda weights: {k: v.astype(dtype).astype(v.dtype) for k, v in weights.items()})

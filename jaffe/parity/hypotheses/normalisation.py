@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaffe.compile.layer import Array
 from jaffe.netdef.jaffe_pb2 import LayerParameter, LRNParameter
-from jaffe.parity.hypotheses.base import Suspect, Variation, edits, hypothesis
+from jaffe.parity.hypotheses.base import Suspect, Variation, edits, hypothesis, setting
 from jaffe.parity.walk import Weights
 
 EPSILONS = (1e-5, 1e-3, 1e-4, 2e-5, 1e-6, 1e-7, 1e-8, 1e-12, 0.0)  # Caffe and PyTorch; Keras; MXNet; and others
@@ -27,14 +27,12 @@ def batch_norm_factor(suspect: Suspect) -> Iterator[Variation]:
 def batch_norm_eps(suspect: Suspect) -> Iterator[Variation]:
     """Another eps, or one that is added outside the root."""
 
-    def use(eps: float) -> Callable[[LayerParameter], None]:
-        return lambda proto: setattr(proto.batch_norm_param, "eps", eps)
-
     own = suspect.p.eps
     yield from edits(suspect, {
-        f"eps is {eps:g}": use(eps) for eps in EPSILONS if not abs(eps - own) <= 1e-3 * max(eps, own)
+        f"eps is {eps:g}": setting("batch_norm_param", "eps", eps)
+        for eps in EPSILONS if not abs(eps - own) <= 1e-3 * max(eps, own)
     })
-    bare = suspect.edited(use(0.0))
+    bare = suspect.edited(setting("batch_norm_param", "eps", 0.0))
 
     def outside(weights: Weights, bottoms: Sequence[Array]) -> Sequence[Array]:
         root = jnp.sqrt(weights["variance"] / weights["factor"])
@@ -50,7 +48,7 @@ def batch_norm_statistics(suspect: Suspect) -> Iterator[Variation]:
     """The batch's own statistics in place of the stored ones, or the other way."""
     stored = suspect.layer.uses_state  # type: ignore[attr-defined]
     what = "the statistics are those of the batch" if stored else "the stored statistics are used"
-    yield from edits(suspect, {what: lambda proto: setattr(proto.batch_norm_param, "use_global_stats", not stored)})
+    yield from edits(suspect, {what: setting("batch_norm_param", "use_global_stats", not stored)})
 
 
 @hypothesis("Scale", "Bias", check="Scale, Bias: along which axis is the blob broadcast?")
@@ -60,7 +58,7 @@ def broadcast_axis(suspect: Suspect) -> Iterator[Variation]:
     ndim = suspect.bottoms[0].ndim
     own = suspect.p.axis % ndim
     yield from edits(suspect, {
-        f"the blob lies along axis {axis}": lambda proto, axis=axis: setattr(getattr(proto, field), "axis", axis)
+        f"the blob lies along axis {axis}": setting(field, "axis", axis)
         for axis in range(ndim) if axis != own
     })
 
@@ -90,7 +88,7 @@ def lrn_region(suspect: Suspect) -> Iterator[Variation]:
     within = suspect.p.norm_region == LRNParameter.WITHIN_CHANNEL
     other = LRNParameter.ACROSS_CHANNELS if within else LRNParameter.WITHIN_CHANNEL
     what = "the sums run across channels" if within else "the sums run within a channel"
-    yield from edits(suspect, {what: lambda proto: setattr(proto.lrn_param, "norm_region", other)})
+    yield from edits(suspect, {what: setting("lrn_param", "norm_region", other)})
 
 
 @hypothesis("Softmax", "LogSoftmax", check="Softmax: along which axis?")
@@ -99,7 +97,7 @@ def softmax_axis(suspect: Suspect) -> Iterator[Variation]:
     ndim = suspect.bottoms[0].ndim
     own = suspect.p.axis % ndim
     yield from edits(suspect, {
-        f"the softmax runs along axis {axis}": lambda proto, axis=axis: setattr(proto.softmax_param, "axis", axis)
+        f"the softmax runs along axis {axis}": setting("softmax_param", "axis", axis)
         for axis in range(ndim) if axis != own and suspect.bottoms[0].shape[axis] > 1
     })
 

@@ -71,7 +71,7 @@ def pool_padding(suspect: Suspect) -> Iterator[Variation]:
 
     def edit(proto: LayerParameter) -> None:
         for field in ("pad", "pad_h", "pad_w", "pad_l", "pad_r", "pad_t", "pad_b"):
-            proto.pooling_param.ClearField(field)  # type: ignore[arg-type]
+            proto.pooling_param.ClearField(field)
 
     plain = suspect.edited(edit)
     yield Variation("the maximum counts the padding as zeros",
