@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (published nets and real data) is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled() -> Iterator[None]:
+    """JAX keeps every compiled function: gigabytes over all tests."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

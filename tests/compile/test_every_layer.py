@@ -1,4 +1,4 @@
-"""What holds for every layer: shape rule, jit, vmap, gradients, float64, costs, export."""
+"""What holds for every layer: shape rule, jit, vmap, gradients, float64, costs. (Exports: test_export, test_onnx.)"""
 
 from __future__ import annotations
 
@@ -119,22 +119,6 @@ def test_layers_are_documented():
 
     for name in layer_types():
         assert (_REGISTRY[name].__doc__ or "").strip(), name
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_export_round_trip(name: str):
-    net = compile_net(NETS[name].net, phase="TEST")
-    variables, inputs = net.init(KEY), make_inputs(net, NETS[name])
-    data = jax.random.key_data(KEY)
-
-    def forward(variables, inputs, data):
-        return net.apply(variables, inputs, jax.random.wrap_key_data(data))[0]
-
-    blob = jax.export.export(jax.jit(forward))(variables, inputs, data).serialize()
-    outputs = jax.export.deserialize(blob).call(variables, inputs, data)
-    expected = forward(variables, inputs, data)
-    for blob in net.outputs:
-        np.testing.assert_allclose(outputs[blob], expected[blob], rtol=1e-5, atol=1e-6)
 
 
 def test_sources_are_inputs():
