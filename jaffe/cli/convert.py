@@ -34,7 +34,7 @@ def convert(
     from jaffe.netdef.weights import check_suffix
 
     target = Path(out)
-    if not target.name.startswith("iter_"):
+    if not is_snapshot(target):
         check_suffix(target)
     if target.exists() and not force:
         raise JaffeError(f"{out} is there already; --force overwrites it")
@@ -44,6 +44,11 @@ def convert(
         without_net(source, target)
     size = sum(file.stat().st_size for file in [target, *target.rglob("*")] if file.is_file())
     print(f"{out}: {size:,} bytes")
+
+
+def is_snapshot(target: Path) -> bool:
+    """Whether the name is that of a snapshot: ``iter_100``, but not ``iter_100.npz``."""
+    return target.name.startswith("iter_") and not target.suffix
 
 
 def with_net(
@@ -71,7 +76,7 @@ def with_net(
             raise JaffeError(f"{source} has no weights for {', '.join(report.left)} of net {net.name!r}")
         if report.ignored:
             print(f"left out, for the net has no such layers: {', '.join(report.ignored)}")
-    if target.name.startswith("iter_"):
+    if is_snapshot(target):
         from jaffe.train.snapshots import save_variables
 
         save_variables(target, variables, net.fresh_carry())
@@ -88,7 +93,7 @@ def without_net(source: str, target: Path) -> None:
 
     if Path(source).is_dir():
         raise JaffeError(f"{source} is a folder: expected --net, the net whose snapshot it is")
-    if target.name.startswith("iter_"):
+    if is_snapshot(target):
         raise JaffeError(f"{target}: a snapshot has a net's own names: expected --net")
     weights = read_weights(source)
     if target.suffix not in (".safetensors", ".npz"):

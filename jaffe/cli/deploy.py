@@ -25,7 +25,7 @@ def deploy(
     """Make the deploy net of a net for training: inputs for data layers, no losses. Weights load by name."""
     import sys
 
-    from jaffe.cli.files import write
+    from jaffe.cli.files import show, write
     from jaffe.cli.options import read_model
     from jaffe.netdef import deploy as deploy_net
     from jaffe.netdef import format_text, resolve
@@ -35,7 +35,7 @@ def deploy(
     if out:
         write(out, format_text(net), force)
     else:
-        print(format_text(net), end="")
+        show(format_text(net))
     fed = [
         f"{layer.top[0]} ({', '.join(map(str, layer.input_param.shape[0].dim)) if layer.input_param.shape else '?'})"
         for layer in net.layer if layer.type == "Input"

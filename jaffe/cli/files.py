@@ -1,9 +1,12 @@
-"""Files that commands write."""
+"""What commands write."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
+from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import JaffeError
 
 
@@ -11,12 +14,20 @@ def write(path: str, content: str | bytes, force: bool) -> None:
     """Write a file that the user names.
 
     Raises:
-        JaffeError: it is there already and ``force`` is not given; or it cannot be written.
+        JaffeError: it is there already and ``force`` is not given; or it cannot be written, and what was there stays.
     """
     target = Path(path)
     if target.exists() and not force:
         raise JaffeError(f"{path} is there already; --force overwrites it")
+    write_file(target, content)
+
+
+def show(text: str) -> None:
+    """Print a file's content. Raises JaffeError where the output is a file on a full disk, or its like."""
     try:
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise JaffeError(f"{path} cannot be written: {error.strerror}") from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left, at the end of the program
+        raise JaffeError(f"the output cannot be written: {error.strerror}") from None

@@ -9,6 +9,8 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from google.protobuf.message import Message
+
     from jaffe.netdef import NetParameter, SolverParameter
 
 
@@ -22,13 +24,13 @@ def upgrade(
     import sys
     from pathlib import Path
 
-    from jaffe.cli.files import write
+    from jaffe.cli.files import show, write
 
     content, changes = run(Path(source), Path(out) if out else None)
     if out:
         write(out, content, force)
     else:
-        print(content, end="")
+        show(str(content))
     for change in changes or ["is in the current format already"]:
         print(f"{source}: {change}", file=sys.stderr)
 
@@ -46,8 +48,8 @@ def run(path: Path, out: Path | None) -> tuple[str | bytes, list[str]]:
     if not is_binary(path):
         text = decode(read_bytes(path), path)
         known = {kind: set(kind.DESCRIPTOR.fields_by_name) for kind in (NetParameter, SolverParameter)}
-        own = known[SolverParameter] - known[NetParameter]
-        if own.intersection(top_level_fields(text)):
+        own, fields = known[SolverParameter] - known[NetParameter], top_level_fields(text)
+        if own.intersection(fields) and not {"layer", "layers"}.intersection(fields):
             if binary_out:
                 raise JaffeError(f"{out}: a solver is written as text; expected a .prototxt")
             solver = read_solver(text, path.name)
@@ -55,7 +57,7 @@ def run(path: Path, out: Path | None) -> tuple[str | bytes, list[str]]:
             return format_text(new), _solver_changes(solver, new)
     source = from_file(path)
     done = upgrade_net(source.net, source.location, source.filename)
-    net, changes = done.net, list(done.changes)
+    net, changes = done.net, [*done.changes, *_left_out(source.net, done.net if binary_out else None)]
     if out is None:
         net = _without_weights(net)
         if net is not done.net:
@@ -72,6 +74,37 @@ def _solver_changes(old: SolverParameter, new: SolverParameter) -> list[str]:
     if any(getattr(old, field) != getattr(new, field) for field in nets):
         changes.append("nets inside the solver written in the current format")
     return changes
+
+
+def _left_out(old: NetParameter, new: NetParameter | None) -> list[str]:
+    """What is not in the schema, as of forks, and not in the new net either: text cannot hold it."""
+    kept = _unknown(new) if new else {}
+    lost: dict[str, list[str]] = {}
+    for owner, number in _unknown(old):
+        if (owner, number) not in kept:
+            lost.setdefault(owner, []).append(number)
+    return [
+        f"{owner}: fields {', '.join(numbers)} are not in the schema and are left out" if len(numbers) > 1
+        else f"{owner}: field {numbers[0]} is not in the schema and is left out"
+        for owner, numbers in lost.items()
+    ]
+
+
+def _unknown(message: Message, owner: str = "the net", prefix: str = "") -> dict[tuple[str, str], None]:
+    """The fields that the schema does not have: the layer that each is in, and its number."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    found = {(owner, f"{prefix}{field.field_number}"): None for field in UnknownFieldSet(message)}
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.name == "BlobProto":
+            continue
+        for one in value if field.is_repeated else [value]:
+            if field.message_type.name in ("LayerParameter", "V1LayerParameter"):
+                name = one.name or (one.layer.name if field.name == "layers" else "")
+                found |= _unknown(one, f"layer {name!r}")
+            else:
+                found |= _unknown(one, owner, f"{prefix}{field.name}.")
+    return found
 
 
 def _without_weights(net: NetParameter) -> NetParameter:

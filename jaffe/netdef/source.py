@@ -9,8 +9,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from google.protobuf.message import DecodeError, Message
 
+from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import SpecError
-from jaffe.netdef.jaffe_pb2 import NetParameter
+from jaffe.netdef.jaffe_pb2 import BlobProto, NetParameter
 from jaffe.netdef.text import format_text, layer_lines, parse_text
 from jaffe.netdef.upgrade import upgrade
 
@@ -93,14 +94,27 @@ def from_text(text: str, filename: str = "<text>", directory: Path = Path()) -> 
 def from_file(path: Path) -> NetSource:
     """Read a net from a text or binary file, chosen by its suffix; old formats stay. Raises SpecError as ``load``."""
     content = read_bytes(path)
+    if not content:
+        raise SpecError("is not a net: it is empty", location=str(path))
     if is_binary(path):
         try:
             net = NetParameter.FromString(content)
         except DecodeError:
             raise SpecError("is not a binary NetParameter (truncated, or text?)", location=str(path)) from None
         _check_strings(net, path)
+        if not net.layer and not net.layers:
+            raise SpecError("is not a net: it holds no layers" + (", but a mean, or another blob" if _is_blob(content)
+                            else ""), location=str(path))
         return NetSource(net, filename=path.name, directory=path.parent)
     return from_text(decode(content, path), path.name, path.parent)
+
+
+def _is_blob(content: bytes) -> bool:
+    try:
+        blob = BlobProto.FromString(content)
+    except DecodeError:
+        return False
+    return bool(blob.data or blob.double_data)
 
 
 def _check_strings(message: Message, path: Path) -> None:
@@ -135,7 +149,9 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises SpecError when it cannot be read, in place of an OSError."""
+    """The content of a file or pipe. Raises SpecError for a device, which may have no end, and when it cannot be read."""
+    if path.is_char_device() or path.is_block_device():
+        raise SpecError("is not a regular file", location=str(path))
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -157,10 +173,10 @@ def find(path: str, base: Path, where: str | None = None) -> Path:
 
 
 def write_text(net: NetParameter, path: str | os.PathLike[str]) -> None:
-    """Write a net as prototxt."""
-    Path(path).write_text(format_text(net))
+    """Write a net as prototxt. Raises SpecError when it cannot; what was there stays."""
+    write_file(Path(path), format_text(net))
 
 
 def write_binary(net: NetParameter, path: str | os.PathLike[str]) -> None:
-    """Write a net in protobuf's wire format, as Caffe's ``.caffemodel`` files are."""
-    Path(path).write_bytes(net.SerializeToString())
+    """Write a net in protobuf's wire format, as Caffe's ``.caffemodel`` files are. Raises SpecError when it cannot."""
+    write_file(Path(path), net.SerializeToString())

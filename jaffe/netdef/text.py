@@ -15,7 +15,7 @@ M = TypeVar("M", bound=Message)
 
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)
-      | (?P<string>"(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*')
+      | (?P<string>"(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?)  # one without an end too: no second search
       | (?P<newline>\n)
       | (?P<open>[{<]) | (?P<close>[}>]) | (?P<list>[\[\]])
       | (?P<word>[A-Za-z_]\w*)""",

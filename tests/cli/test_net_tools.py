@@ -93,7 +93,7 @@ def test_deploy(tmp_path: Path):
     ("arguments", "message"),
     [
         (["upgrade", "gone.prototxt"], "jaffe: gone.prototxt: cannot be read: No such file or directory\n"),
-        (["upgrade", "train.prototxt", "no/where"], "jaffe: no/where cannot be written: No such file or directory\n"),
+        (["upgrade", "train.prototxt", "no/where"], "jaffe: no/where: cannot be written: No such file or directory\n"),
         (["upgrade", "solver.prototxt", "x.caffemodel"],
          "jaffe: x.caffemodel: a solver is written as text; expected a .prototxt\n"),
         (["deploy", "train.prototxt"], "jaffe: layer 'd' (train.prototxt:1): the shape of 'data' is not in the net, "
@@ -106,3 +106,66 @@ def test_wrong(arguments, message, tmp_path: Path):
     (tmp_path / "train.prototxt").write_text(DEPLOY)
     (tmp_path / "solver.prototxt").write_text("base_lr: 0.5\n")
     assert jaffe(*arguments, cwd=tmp_path, status=1) == message
+
+
+@pytest.mark.parametrize("command", ["upgrade", "deploy"])
+def test_a_failed_write_leaves_the_file(tmp_path: Path, command: str, monkeypatch):
+    """IN is OUT, and the disk is full."""
+    import os
+
+    from jaffe.cli.deploy import deploy
+    from jaffe.cli.upgrade import upgrade
+    from jaffe.netdef import SpecError
+
+    path = tmp_path / "net.prototxt"
+    path.write_text(text := OLD if command == "upgrade" else NEW)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(SpecError, match="net.prototxt: cannot be written: No space left on device"):
+        upgrade(str(path), str(path), True) if command == "upgrade" else deploy(str(path), str(path), force=True)
+    assert path.read_text() == text
+    assert os.listdir(tmp_path) == ["net.prototxt"]
+
+
+def test_output_that_cannot_be_written(tmp_path: Path):
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full (a device that is always full) is not here")
+    (tmp_path / "old.prototxt").write_text(OLD)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "upgrade", "old.prototxt"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+                              text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (1, "jaffe: the output cannot be written: No space left on device\n")
+
+
+def test_upgrade_of_a_net_with_a_word_of_solvers(tmp_path: Path):
+    (tmp_path / "net.prototxt").write_text('type: "CNN"\n' + NEW)
+    assert jaffe("upgrade", "net.prototxt", cwd=tmp_path, status=1).startswith(
+        "jaffe: net.prototxt:1:1: NetParameter has no field 'type'")
+
+
+def test_upgrade_says_what_of_a_fork_it_leaves_out(tmp_path: Path):
+    """Messages that stay keep their unknown fields in a binary file; a V1 entry does not stay, and text has none."""
+    unknown, two = b"\xa8\x46\x07", b"\xa8\x46\x07\xb0\x46\x07"  # fields 1125, and 1125 and 1126
+    fc = V1LayerParameter(name="fc", type=V1LayerParameter.INNER_PRODUCT)
+    fc.inner_product_param.MergeFromString(unknown)
+    fc.MergeFromString(two)
+    old = NetParameter(layers=[fc])
+    old.MergeFromString(unknown)
+    (tmp_path / "old.caffemodel").write_bytes(old.SerializeToString())
+    _, said = told("upgrade", "old.caffemodel", cwd=tmp_path)
+    assert said.splitlines()[1:] == [
+        "old.caffemodel: the net: field 1125 is not in the schema and is left out",
+        "old.caffemodel: layer 'fc': fields 1125, 1126, inner_product_param.1125 are not in the schema and are left "
+        "out",
+    ]
+    _, said = told("upgrade", "old.caffemodel", "new.pb", cwd=tmp_path)
+    assert said.splitlines()[1:] == [
+        "old.caffemodel: the net: field 1125 is not in the schema and is left out",
+        "old.caffemodel: layer 'fc': fields 1125, 1126 are not in the schema and are left out",
+    ]
+    _, said = told("upgrade", "new.pb", "same.pb", cwd=tmp_path)
+    assert said == "new.pb: is in the current format already\n"
+    assert (tmp_path / "same.pb").read_bytes() == (tmp_path / "new.pb").read_bytes()

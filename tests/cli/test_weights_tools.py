@@ -131,5 +131,10 @@ def test_convert_to_a_snapshot(tmp_path: Path):
     assert jaffe("convert", "a.npz", "iter_x", "--net", "net.prototxt", cwd=tmp_path, status=1) == (
         "jaffe: iter_x: a snapshot is a folder called iter_N, such as iter_0\n")
     assert jaffe("convert", "a.npz", "iter_0", "--net", "net.prototxt", cwd=tmp_path).startswith("iter_0: ")
+    for name in ("iter_10000.npz", "iter_10000.caffemodel"):
+        assert jaffe("convert", "a.npz", name, cwd=tmp_path).startswith(f"{name}: ")
+        assert jaffe("convert", "a.npz", name, "--force", "--net", "net.prototxt", cwd=tmp_path).startswith(f"{name}: ")
+        assert jaffe("diff", "a.npz", name, cwd=tmp_path) == "equal: 1 layers, 2 blobs\n"
+    assert jaffe("convert", "a.npz", "iter_5.pt", cwd=tmp_path, status=1).startswith("jaffe: iter_5.pt: expected a name")
     jaffe("convert", "iter_0", "b.npz", "--net", "net.prototxt", cwd=tmp_path)
     assert jaffe("diff", "a.npz", "b.npz", cwd=tmp_path) == "equal: 1 layers, 2 blobs\n"

@@ -140,6 +140,13 @@ def test_layers_of_one_name(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, content)["ip"][0], [1])
 
 
+def test_names_of_60_bytes(tmp_path):
+    """Whose length is '<', after a tag that is a line feed: the beginning of no web page."""
+    content = field(1, b"n" * 60) + net(SHAPE + PACKED)
+    assert content.startswith(b"\n<n")
+    np.testing.assert_array_equal(read(tmp_path, content)["ip"][0], WEIGHT)
+
+
 def test_layers_without_blobs(tmp_path):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(net(SHAPE + PACKED) + net(name=b"relu"))

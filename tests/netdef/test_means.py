@@ -117,6 +117,14 @@ def test_wrong_vectors(tmp_path, content, message):
     assert str(caught.value) == f"{path}: is not a BlobProtoVector: {message}"
 
 
+def test_a_vector_whose_first_blob_has_60_bytes(tmp_path):
+    path = tmp_path / "blobs.binaryproto"
+    vector = BlobProtoVector(blobs=[array_to_blob(np.arange(13).reshape(1, 13))])
+    path.write_bytes(vector.SerializeToString())
+    assert path.read_bytes()[:2] == b"\n<"
+    np.testing.assert_array_equal(read_blobs(path)[0], np.arange(13).reshape(1, 13))
+
+
 def test_published_mean(shared):
     path = shared / "models/files/cifar10_hdf5_and_binary/examples/cifar10/mean.binaryproto"
     blob = BlobProto.FromString(path.read_bytes())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaffe.netdef import NetParameter, SpecError, format_text, load, resolve
-from jaffe.netdef.text import layer_lines, parse_text
+from jaffe.netdef import NetParameter, SpecError, format_text, load, resolve, write_binary, write_text
+from jaffe.netdef.jaffe_pb2 import BlobProto
+from jaffe.netdef.text import layer_lines, parse_text, top_level_fields
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,11 @@ def test_text_and_binary_round_trip(tmp_path):
         (None, "gone.prototxt", "cannot be read: No such file or directory"),
         (b"layer\x00", "net.prototxt", "is not text; a binary net ends in .caffemodel, .binaryproto or .pb"),
         (b"\xff\xfe\x00", "net.caffemodel", "is not a binary NetParameter (truncated, or text?)"),
+        (b"", "net.caffemodel", "is not a net: it is empty"),
+        (b"", "net.prototxt", "is not a net: it is empty"),
+        (BlobProto(num=1, channels=3, height=5, width=7, data=[0] * 105).SerializeToString(), "mean.binaryproto",
+         "is not a net: it holds no layers, but a mean, or another blob"),
+        (NetParameter(name="n").SerializeToString(), "net.pb", "is not a net: it holds no layers"),
     ],
 )
 def test_unreadable_files(tmp_path, content, name, message):
@@ -57,6 +65,12 @@ def test_unreadable_files(tmp_path, content, name, message):
     with pytest.raises(SpecError) as caught:
         load(path)
     assert str(caught.value) == f"{path}: {message}"
+
+
+def test_devices_are_refused():
+    with pytest.raises(SpecError) as caught:  # whose content has no end
+        load("/dev/zero")
+    assert str(caught.value) == "/dev/zero: is not a regular file"
 
 
 def test_other_types_are_refused():
@@ -79,3 +93,39 @@ def test_any_bytes_are_read_or_refused(content: bytes):
         path.write_bytes(content)
         with contextlib.suppress(SpecError):
             resolve(path)
+
+
+@pytest.mark.parametrize("text", ['"\\' * 200_000, "'\\" * 200_000, "\"'" * 200_000])
+def test_strings_without_an_end_take_linear_time(text: str):
+    """A quadratic search takes minutes here."""
+    began = time.process_time()
+    assert top_level_fields(text) == layer_lines(text) == []
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("write", [write_text, write_binary])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, write):
+    path = tmp_path / "net.pb"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(SpecError) as caught:
+        write(NetParameter(name="n"), path)
+    assert str(caught.value) == f"{path}: cannot be written: No space left on device"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["net.pb"]
+
+
+def test_replacing_keeps_links_and_permissions(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to("file")
+    write_text(NetParameter(name="été"), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert load(tmp_path / "file").net.name == "été"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    write_text(NetParameter(name="été"), "/dev/null")
+    assert not Path("/dev/null").is_file()

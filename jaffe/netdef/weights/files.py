@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from jaffe.netdef.weights import caffemodel, hdf5, interchange
 Layers: TypeAlias = dict[str, list[np.ndarray | None]]
 
 SUFFIXES = (".caffemodel", ".caffemodel.h5", ".h5", ".hdf5", ".safetensors", ".npz")
+
+_WEB_PAGE = re.compile(rb"<(!doctype|!--|html|head|\?xml)", re.IGNORECASE)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Layers:
@@ -136,7 +139,7 @@ def check_kind(content: bytes, path: Path, expected: str) -> None:
     begin = content[:512].lstrip()
     if not content:
         problem = "it is empty"
-    elif begin[:1] == b"<":
+    elif _WEB_PAGE.match(begin):  # '<' alone begins nets whose name has 60 bytes
         problem = "it is a web page; a download has failed"
     elif begin.startswith(b"version https://git-lfs"):
         problem = "it is a pointer of Git LFS; `git lfs pull` fetches the file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,18 +16,35 @@ from jaffe.netdef.errors import SpecError
 def replacing(path: Path) -> Iterator[Path]:
     """A new name beside ``path`` to write to; the file takes the name ``path`` when the block ends without error.
 
+    A link stays one, and a file that is replaced hands on its permissions. Devices and pipes are written to directly.
+
     Raises:
         SpecError: it cannot be written; what was at ``path`` stays.
     """
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = None
     try:
+        if path.is_fifo() or path.is_char_device():
+            yield path
+            return
+        target = path.resolve()
+        new = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        if target.is_file():
+            new.touch()
+            new.chmod(stat.S_IMODE(target.stat().st_mode))
         yield new
-        os.replace(new, path)
+        os.replace(new, target)
     except SpecError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the name; HDF5 at a full disk
         problem = (isinstance(error, OSError) and error.strerror) or error
         raise SpecError(f"cannot be written: {problem}", location=str(path)) from None
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            new.unlink(missing_ok=True)
+        if new:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file, text in UTF-8. Raises SpecError as ``replacing`` does."""
+    with replacing(path) as new:
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
