@@ -149,7 +149,7 @@ def decode(content: bytes, path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file or pipe. Raises SpecError for a device, which may have no end, and when it cannot be read."""
+    """The content of a file or pipe. Raises SpecError when it cannot be read, or is a device, which may have no end."""
     if path.is_char_device() or path.is_block_device():
         raise SpecError("is not a regular file", location=str(path))
     try:

@@ -59,7 +59,8 @@ def upgrade(net: NetParameter, locate: Locate = lambda index: "", where: str = "
 
     In this order: V0 entries become V1, padding layers are folded into the conv or pool that reads them; settings
     of V1 data layers move to ``transform_param``; V1 ``layers`` become ``layer``; ``input`` fields become an Input
-    layer; BatchNorm's three ``param`` entries of Caffe's first version get multipliers of 0.
+    layer; BatchNorm's three ``param`` entries of Caffe's first version get multipliers of 0. Sizes of inputs in a net
+    that has no ``input``, and V0's ``new_num`` and ``new_channels``, which Caffe reads nowhere, are left out.
 
     Caffe moves ``scale`` of V1 WINDOW_DATA to a place where the layer does not read it; here it stays. ``input``
     without sizes, which Caffe drops, becomes an Input layer without a shape where a layer reads it.
@@ -116,9 +117,9 @@ def upgrade_solver(solver: SolverParameter, where: str | None = None) -> SolverP
         result.ClearField("solver_type")
     for field in ("net_param", "train_net_param"):
         if result.HasField(field):
-            getattr(result, field).CopyFrom(upgrade(getattr(solver, field), where=where or "").net)
+            getattr(result, field).CopyFrom(upgrade(getattr(solver, field), lambda i: where or "", where or "").net)
     for new, old in zip(result.test_net_param, solver.test_net_param, strict=True):
-        new.CopyFrom(upgrade(old, where=where or "").net)
+        new.CopyFrom(upgrade(old, lambda i: where or "", where or "").net)
     return result
 
 
@@ -140,6 +141,9 @@ def _from_layers(
         if len(net.layers) > len(entries):
             folded = _count(len(net.layers) - len(entries), "padding layer")
             changes.append(f"{folded} folded into the layers that read them")
+        unused = sum(entry.layer.HasField("new_num") or entry.layer.HasField("new_channels") for entry in net.layers)
+        if unused:
+            changes.append(f"new_num and new_channels, which no layer reads, left out of {_count(unused, 'layer')}")
     result = NetParameter()
     for field, _ in net.ListFields():
         if field.name == "layers":
@@ -202,7 +206,9 @@ def _with_input_layer(
     """``input: "data"`` with ``input_dim`` (four numbers each) or ``input_shape`` as an Input layer in front."""
     names, sized = list(net.input), bool(net.input_shape or net.input_dim)
     first = LayerParameter(name=_free_name(net.layer), type="Input")
-    if net.input_shape:
+    if not names:
+        pass  # as in Caffe, which looks at ``input`` only
+    elif net.input_shape:
         if len(net.input_shape) != len(names):
             raise SpecError(f"expected an input_shape for each input ({len(names)}); found {len(net.input_shape)}",
                             location=where or None)
@@ -223,7 +229,7 @@ def _with_input_layer(
     for field in ("input", "input_dim", "input_shape", "layer"):
         result.ClearField(field)
     if not names:
-        changes.append("input fields without sizes dropped")
+        changes.append("input fields without sizes dropped" if net.input else "sizes of inputs, but no input: dropped")
         result.layer.extend(layers)
         return result, origins
     changes.append("input fields written as an Input layer" + ("" if sized else ", without shapes: the file has none"))

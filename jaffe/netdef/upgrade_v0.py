@@ -69,6 +69,7 @@ _FIELDS = {
     "hdf5_output_param": ("", ("hdf5_output",)),  # the whole message
 }
 _TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
+_UNUSED = ("new_num", "new_channels")  # read by no layer
 
 
 def from_v0(entries: Sequence[Entry], locate: Callable[[int], str]) -> list[Entry]:
@@ -95,7 +96,11 @@ def from_v0(entries: Sequence[Entry], locate: Callable[[int], str]) -> list[Entr
             if entry.layer.type not in ("conv", "pool") or len(entry.bottom) != 1:
                 raise error(f"reads the padding layer {found[0].layer.name!r}: expected conv or pool, with 1 bottom; "
                             f"found {entry.layer.type or 'a V1 entry'!r}, with {len(entry.bottom)}")
-            entry = _padded(entry, found[0])
+            try:
+                entry = _padded(entry, found[0])
+            except ValueError:  # of protobuf
+                raise error(f"pad {entry.layer.pad} and that of {found[0].layer.name!r}, {found[0].layer.pad}, are too "
+                            "large") from None
         paddings.update(dict.fromkeys(entry.top, entry if is_padding else None))
         if not is_padding:
             result.append((index, _entry(entry, error) if entry.HasField("layer") else entry))
@@ -128,14 +133,13 @@ def _entry(entry: V1LayerParameter, error: Callable[[str], SpecError]) -> V1Laye
     if old.HasField("name"):
         new.name = old.name
     for field, value in old.ListFields():
-        if field.name in ("name", "type", "blobs", "blobs_lr", "weight_decay"):
+        if field.name in ("name", "type", "blobs", "blobs_lr", "weight_decay", *_UNUSED):
             continue
         try:
             _set(old, new, settings, field.name)
         except KeyError:
-            types = _FIELDS[field.name][1] if field.name in _FIELDS else ()
-            expected = f"; expected it on {' or '.join(types)}" if types else "; no layer of the V0 format reads it"
-            raise error(f"{old.type} does not read {field.name}{expected}") from None
+            types = " or ".join(_FIELDS[field.name][1])
+            raise error(f"{old.type} does not read {field.name}; expected it on {types}") from None
         except ValueError:
             raise error(f"{field.name} is not negative; found {value}") from None
     return new

@@ -124,7 +124,7 @@ def test_a_failed_write_leaves_the_file(tmp_path: Path, command: str, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(SpecError, match="net.prototxt: cannot be written: No space left on device"):
+    with pytest.raises(SpecError, match=r"net\.prototxt: cannot be written: No space left on device"):
         upgrade(str(path), str(path), True) if command == "upgrade" else deploy(str(path), str(path), force=True)
     assert path.read_text() == text
     assert os.listdir(tmp_path) == ["net.prototxt"]

@@ -20,7 +20,7 @@ from jaffe.netdef import (
 from jaffe.netdef.jaffe_pb2 import LayerParameter, V0LayerParameter, V1LayerParameter
 from jaffe.netdef.text import parse_text
 from jaffe.netdef.upgrade import upgrade
-from jaffe.netdef.upgrade_v0 import _FIELDS, _TRANSFORM
+from jaffe.netdef.upgrade_v0 import _FIELDS, _TRANSFORM, _UNUSED
 
 # Section 0 of the inventory of Caffe: how each type is spelt today.
 TYPES = """
@@ -218,10 +218,27 @@ def test_v0_data_layers():
 
 
 def test_every_v0_field_is_known():
-    """Fields that no table has are refused on every layer: there are none beside these two, which Caffe forgets."""
+    """In one of the tables, or among the two that nothing reads."""
     fields = {field.name for field in V0LayerParameter.DESCRIPTOR.fields}
     elsewhere = {"name", "type", "blobs", "blobs_lr", "weight_decay"}
-    assert fields - elsewhere - set(_FIELDS) - set(_TRANSFORM) == {"new_num", "new_channels"}
+    assert fields - elsewhere - set(_FIELDS) - set(_TRANSFORM) == set(_UNUSED) == {"new_num", "new_channels"}
+
+
+def test_v0_fields_that_nothing_reads():
+    old = parse_text('layers { layer { type: "images" source: "list" new_num: 3 new_channels: 5 } }', NetParameter)
+    done = upgrade(old)
+    assert done.net == parse_text('layer { type: "ImageData" image_data_param { source: "list" } }', NetParameter)
+    assert done.changes[1] == "new_num and new_channels, which no layer reads, left out of 1 layer"
+
+
+def test_sizes_without_an_input():
+    """Caffe looks at ``input`` only."""
+    text = 'layer { name: "r" type: "ReLU" bottom: "a" top: "r" }'
+    for sizes in ("input_dim: 3", "input_shape { dim: 3 }"):
+        done = upgrade(parse_text(f"{sizes} {text}", NetParameter))
+        assert done.net == parse_text(text, NetParameter)
+        assert done.origins == (0,)
+        assert done.changes == ("sizes of inputs, but no input: dropped",)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +248,9 @@ def test_every_v0_field_is_known():
          "format; did you mean 'conv'?"),
         ('\nlayers { layer { name: "a" type: "relu" kernelsize: 3 } }',
          "layer 'a' (<text>:2): relu does not read kernelsize; expected it on conv or pool"),
-        ('layers { layer { name: "a" type: "relu" new_num: 3 } }',
-         "layer 'a' (<text>:1): relu does not read new_num; no layer of the V0 format reads it"),
+        ('layers { layer { name: "p" type: "padding" pad: 4294967295 } bottom: "x" top: "p" }\n'
+         'layers { layer { name: "c" type: "conv" pad: 1 } bottom: "p" top: "c" }',
+         "layer 'c' (<text>:2): pad 1 and that of 'p', 4294967295, are too large"),
         ('layers { layer { name: "a" type: "relu" hdf5_output_param { } } }',
          "layer 'a' (<text>:1): relu does not read hdf5_output_param; expected it on hdf5_output"),
         ('layers { layer { name: "a" type: "images" new_width: -3 } }',
@@ -331,6 +349,13 @@ def test_nets_inside_a_solver():
 def test_solver_with_both_types():
     with pytest.raises(SpecError, match=r"^solver.prototxt: solver_type is the old form of type; expected one of them"):
         upgrade_solver(parse_text('solver_type: SGD type: "SGD"', SolverParameter), "solver.prototxt")
+
+
+def test_errors_of_nets_inside_a_solver_name_its_file():
+    for field in ("net_param", "train_net_param", "test_net_param"):
+        solver = parse_text(f'{field} {{ layers {{ layer {{ name: "a" type: "cnv" }} }} }}', SolverParameter)
+        with pytest.raises(SpecError, match=r"^layer 'a' \(solver\.prototxt\): unknown layer type 'cnv'"):
+            upgrade_solver(solver, "solver.prototxt")
 
 
 def test_upgraded_text_reads_back():

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaffe.netdef.atomic import replacing
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.graph import Graph
 from jaffe.netdef.jaffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter
-from jaffe.netdef.atomic import replacing
 from jaffe.netdef.weights.blob import MOST_BLOBS, blob_parts, parse_blob, tag, varint
 from jaffe.netdef.weights.wire import BYTES, Field, Wire, WireError
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from jaffe.netdef.atomic import replacing
 from jaffe.netdef.errors import JaffeError, SpecError
 from jaffe.netdef.source import read_bytes
-from jaffe.netdef.atomic import replacing
 from jaffe.netdef.weights.blob import MOST_AXES, MOST_BLOBS, blob_index, in_order
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
