@@ -89,15 +89,16 @@ def without_net(source: str, target: Path) -> None:
     from pathlib import Path
 
     from jaffe.netdef import JaffeError
-    from jaffe.netdef.weights import read_weights, write_weights
+    from jaffe.netdef.weights import by_name, read_entries, write_weights
 
     if Path(source).is_dir():
         raise JaffeError(f"{source} is a folder: expected --net, the net whose snapshot it is")
     if is_snapshot(target):
         raise JaffeError(f"{target}: a snapshot has a net's own names: expected --net")
-    weights = read_weights(source)
+    entries = read_entries(source)
+    weights = by_name(entries, Path(source))
     if target.suffix not in (".safetensors", ".npz"):
-        if _four_axes(weights):
+        if _four_axes(weights) or any(entry.four_axes for entry in entries):
             raise JaffeError(f"{source} has blobs of four axes, as in files of 2014: expected --net, for the shapes "
                              "that Caffe's later formats have")
         shared = next((name for name, blobs in weights.items() if any(blob is None for blob in blobs)), None)
@@ -108,6 +109,6 @@ def without_net(source: str, target: Path) -> None:
 
 
 def _four_axes(weights: Mapping[str, Sequence[np.ndarray | None]]) -> bool:
-    """Whether the blobs have Caffe's old shapes, (1, 1, 1, N) for biases."""
+    """Whether the blobs have Caffe's old shapes, (1, 1, 1, N) for biases, in a format that does not say so."""
     shapes = [blob.shape for blobs in weights.values() for blob in blobs if blob is not None]
     return all(len(shape) == 4 for shape in shapes) and any(shape[:3] == (1, 1, 1) for shape in shapes)

@@ -13,10 +13,10 @@ import numpy as np
 from jaffe.compile.infer import Stored
 from jaffe.compile.net import CompiledNet, Variables
 from jaffe.netdef.errors import JaffeError
-from jaffe.netdef.weights import read_layers, same_values, write_weights
+from jaffe.netdef.weights import numbers, read_entries, same_values, write_weights
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray | None]]
-_Layers: TypeAlias = Mapping[str, Sequence[np.ndarray | None]]
+_Entries: TypeAlias = Sequence[tuple[str, Sequence[np.ndarray | None]]]
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,19 @@ def load_weights(net: CompiledNet, variables: Variables, source: Source | Sequen
 
     Args:
         source: a file that ``read_weights`` reads, or arrays by layer name in Caffe's order; or several, which are
-            copied one after another (as text separated by commas, as Caffe has them).
+            copied one after another (as text separated by commas, as Caffe has them), as layers of one name in a
+            file are.
 
     Raises:
         SpecError: a file cannot be read.
-        JaffeError: lists every layer whose number or shapes of blobs differ; or no layer has the same name.
+        JaffeError: lists every layer whose number or shapes of blobs differ; no layer has the same name; there is no
+            source at all; or the variables are not the net's.
     """
     sources = _sources(source)
-    reports = [_report(net, blobs) for _, blobs in sources]
-    for (name, blobs), report in zip(sources, reports, strict=True):
+    reports = [_report(net, entries) for _, entries in sources]
+    for (name, entries), report in zip(sources, reports, strict=True):
         if not report.copied and not report.problems:
-            raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {_names(_with_blobs(blobs))}; "
+            raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {_names(_with_blobs(entries))}; "
                              f"expected any of {_names(k for k, v in net.stored.items() if v)}")
     if any(report.problems for report in reports):
         raise JaffeError("\n".join(
@@ -68,16 +70,14 @@ def load_weights(net: CompiledNet, variables: Variables, source: Source | Sequen
             + "\n  ".join(report.problems)
             for (name, _), report in zip(sources, reports, strict=True) if report.problems
         ))
+    copied = [(one, array) for _, entries in sources for layer, arrays in entries
+              for one, array in zip(net.stored.get(layer, ()), arrays, strict=False) if array is not None]
+    shapes = [np.shape(_held(net, variables, one)) for one, _ in copied]
     result = {group: {layer: dict(arrays) for layer, arrays in variables[group].items()} for group in variables}
-    for _, blobs in sources:
-        for layer in blobs:
-            for stored, array in zip(net.stored.get(layer, ()), blobs[layer], strict=False):
-                if array is not None:
-                    group = "params" if stored.weight.trained else "state"
-                    owner, weight = stored.owner
-                    shape = np.shape(variables[group][owner][weight])
-                    with np.errstate(over="ignore"):  # beyond float32: infinity, as in Caffe
-                        result[group][owner][weight] = jnp.asarray(np.reshape(array, shape), net.dtype)
+    for (one, array), shape in zip(copied, shapes, strict=True):
+        group, (owner, weight) = _group(one), one.owner
+        with np.errstate(over="ignore"):  # beyond float32: infinity, as in Caffe
+            result[group][owner][weight] = jnp.asarray(np.reshape(array, shape), net.dtype)
     return result
 
 
@@ -87,7 +87,7 @@ def weights_report(net: CompiledNet, source: Source | Sequence[Source]) -> Weigh
     Raises:
         SpecError: a file cannot be read.
     """
-    reports = [_report(net, blobs) for _, blobs in _sources(source)]
+    reports = [_report(net, entries) for _, entries in _sources(source)]
     copied = tuple(dict.fromkeys(layer for report in reports for layer in report.copied))
     return WeightsReport(
         copied=copied,
@@ -116,35 +116,52 @@ def save_weights(net: CompiledNet, variables: Variables, path: str | os.PathLike
     write_weights(path, weights, net.graph)
 
 
-def _variable(net: CompiledNet, variables: Variables, layer: str, stored: Stored) -> np.ndarray:
-    """The array of a stored weight, from the layer that owns it."""
-    group = "params" if stored.weight.trained else "state"
+def _group(stored: Stored) -> str:
+    return "params" if stored.weight.trained else "state"
+
+
+def _held(net: CompiledNet, variables: Variables, stored: Stored) -> Any:
+    """What the variables have for a stored weight, from the layer that owns it."""
     owner, name = stored.owner
     try:
-        array = np.asarray(variables[group][owner][name])
+        return variables[_group(stored)][owner][name]
     except (KeyError, TypeError):
-        raise JaffeError(f"the variables have no {group!r} {owner!r} {name!r}; "
+        raise JaffeError(f"the variables have no {_group(stored)!r} {owner!r} {name!r}; "
                          f"expected those of net {net.name!r}") from None
+
+
+def _variable(net: CompiledNet, variables: Variables, layer: str, stored: Stored) -> np.ndarray:
+    """The array of a stored weight."""
+    array = np.asarray(_held(net, variables, stored))
     if array.size != int(np.prod(stored.weight.shape, dtype=object)):
         raise JaffeError(f"layer {layer!r}: {stored.weight.name}: expected shape {stored.weight.shape}; "
                          f"found {array.shape}")
     return array
 
 
-def _sources(source: Source | Sequence[Source]) -> list[tuple[str, _Layers]]:
-    """What messages call each source, and its blobs."""
+def _sources(source: Source | Sequence[Source]) -> list[tuple[str, _Entries]]:
+    """What messages call each source, and its layers, of which several may have one name. Not empty."""
     if isinstance(source, Mapping):
-        return [("the given weights", source)]
+        return [("the given weights", list(source.items()))]
     if isinstance(source, str) and "," in source and not os.path.exists(source):
         source = [part.strip() for part in source.split(",") if part.strip()]
     if isinstance(source, (str, os.PathLike)):
-        return [(os.fspath(source), read_layers(source))]
+        return [(os.fspath(source), [(name, blobs) for name, blobs, _ in read_entries(source)])]
+    if not isinstance(source, Sequence):
+        raise JaffeError(f"weights are a file, arrays by layer name, or a list of those; received "
+                         f"{type(source).__name__}")
+    if not source:
+        raise JaffeError("weights are a file, arrays by layer name, or a list of those; received none")
     return [pair for one in source for pair in _sources(one)]
 
 
-def _report(net: CompiledNet, blobs: _Layers) -> WeightsReport:
-    problems = tuple(problem for layer in blobs if layer in net.stored for problem in _mismatches(net, layer, blobs))
-    given = _with_blobs(blobs)
+def _report(net: CompiledNet, entries: _Entries) -> WeightsReport:
+    given = _with_blobs(entries)
+    problems = tuple(
+        problem for layer, arrays in entries
+        if layer in net.stored and not (layer in given and _is_empty(arrays))  # of several, those with blobs count
+        for problem in _mismatches(net, layer, arrays)
+    )
     return WeightsReport(
         copied=tuple(layer for layer in given if layer in net.stored),
         ignored=tuple(layer for layer in given if layer not in net.stored),
@@ -153,16 +170,23 @@ def _report(net: CompiledNet, blobs: _Layers) -> WeightsReport:
     )
 
 
-def _with_blobs(blobs: _Layers) -> list[str]:
-    return [layer for layer, arrays in blobs.items() if not isinstance(arrays, (list, tuple)) or arrays]
+def _with_blobs(entries: _Entries) -> dict[str, None]:
+    return {layer: None for layer, arrays in entries if not _is_empty(arrays)}
 
 
-def _mismatches(net: CompiledNet, layer: str, blobs: _Layers) -> list[str]:
-    expected, arrays = net.stored[layer], blobs[layer]
-    if not isinstance(arrays, (list, tuple)) or not all(
-        array is None or np.asarray(array).dtype.kind in "fiub" for array in arrays
-    ):
+def _is_empty(arrays: Any) -> bool:
+    return isinstance(arrays, (list, tuple)) and not arrays
+
+
+def _mismatches(net: CompiledNet, layer: str, arrays: Sequence[np.ndarray | None]) -> list[str]:
+    expected = net.stored[layer]
+    if not isinstance(arrays, (list, tuple)):
         return [f"layer {layer!r}: expected a list of arrays of numbers; found {type(arrays).__name__}"]
+    for i, array in enumerate(arrays):
+        try:
+            numbers(0 if array is None else array)
+        except ValueError as error:
+            return [f"layer {layer!r}: blob {i} {error}"]
     found = sum(array is not None for array in arrays)
     missing = [stored for stored, array in zip(expected, [*arrays, *[None] * len(expected)], strict=False)
                if array is None]

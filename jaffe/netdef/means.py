@@ -32,7 +32,7 @@ def read_mean(path: str | os.PathLike[str]) -> np.ndarray:
     else:
         wire = Wire(content)
         try:
-            mean = parse_blob(wire, 0, len(content))
+            mean = parse_blob(wire, 0, len(content)).array
         except WireError as error:
             raise SpecError(f"is not a mean file: {error}", location=str(path)) from None
         except ValueError as error:
@@ -63,7 +63,7 @@ def read_blobs(path: str | os.PathLike[str]) -> list[np.ndarray]:
             if len(arrays) == MOST_BLOBS:
                 raise ValueError(f"more than {MOST_BLOBS} blobs")
             try:
-                arrays.append(parse_blob(wire, field.start, field.stop))
+                arrays.append(parse_blob(wire, field.start, field.stop).array)
             except WireError:
                 raise
             except ValueError as error:

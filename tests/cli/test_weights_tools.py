@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaffe.netdef import NetParameter, read_weights
+from jaffe.netdef.jaffe_pb2 import LayerParameter, V1LayerParameter
 from jaffe.netdef.weights import array_to_blob, write_weights
 from tests.cli.test_cli import jaffe
 
@@ -95,6 +96,30 @@ def test_convert_with_a_net(tmp_path: Path):
     (tmp_path / "more.prototxt").write_text(NET + NET.splitlines()[2].replace("ip1", "ip2").replace('"y"', '"z"'))
     assert jaffe("convert", "old.caffemodel", "more.npz", "--net", "more.prototxt", cwd=tmp_path, status=1) == (
         "jaffe: old.caffemodel has no weights for ip2 of net 'net'\n")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_convert_of_a_file_with_an_old_blob(tmp_path: Path, count: int):
+    """Its shape is not the true one, whatever the others are; that of a convolution is."""
+    def file(shape: tuple[int, ...]) -> None:
+        blobs = [array_to_blob(np.ones(6)) for _ in range(count)]
+        blobs[0].num, blobs[0].channels, blobs[0].height, blobs[0].width = shape
+        (tmp_path / "a.caffemodel").write_bytes(
+            NetParameter(layers=[V1LayerParameter(name="l", blobs=blobs)]).SerializeToString())
+
+    file((1, 1, 2, 3))
+    assert "has blobs of four axes, as in files of 2014: expected --net" in jaffe(
+        "convert", "a.caffemodel", "b.h5", cwd=tmp_path, status=1)
+    file((2, 3, 1, 1))
+    jaffe("convert", "a.caffemodel", "b.h5", cwd=tmp_path)
+
+
+def test_layers_of_one_name(tmp_path: Path):
+    layer = LayerParameter(name="l", blobs=[array_to_blob(np.ones(6))])
+    (tmp_path / "a.caffemodel").write_bytes(NetParameter(layer=[layer, layer]).SerializeToString())
+    for command in ("convert", "diff"):
+        assert jaffe(command, "a.caffemodel", "b.h5", cwd=tmp_path, status=1) == (
+            "jaffe: layer 'l' (a.caffemodel): several layers of this name have blobs\n")
 
 
 def test_convert_what_shares(tmp_path: Path):

@@ -8,7 +8,8 @@ import pytest
 
 from jaffe import compile_net, load_weights, save_weights, weights_report
 from jaffe.netdef import JaffeError, NetParameter, SpecError, load, read_weights
-from jaffe.netdef.weights import differences, write_weights
+from jaffe.netdef.jaffe_pb2 import LayerParameter
+from jaffe.netdef.weights import array_to_blob, differences, write_weights
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(11)
@@ -189,6 +190,43 @@ def test_every_mismatch_of_every_source():
     )
 
 
+def test_layers_of_one_name_in_a_file(tmp_path):
+    """Caffe copies them one after another, and refuses at the first that does not fit."""
+    net = compile_net(NET)
+    path = tmp_path / "net.caffemodel"
+
+    def file(*weights: np.ndarray) -> None:
+        layers = [LayerParameter(name="ip", blobs=[array_to_blob(one), array_to_blob(np.ones(13))]) for one in weights]
+        path.write_bytes(NetParameter(layer=[*layers, LayerParameter(name="ip")]).SerializeToString())
+
+    fits = RANDOM.normal(size=(13, 75)).astype(np.float32)
+    file(np.zeros((13, 75)), fits)
+    np.testing.assert_array_equal(load_weights(net, net.init(KEY), path)["params"]["ip"]["weight"], fits)
+    for weights in ((np.zeros((75, 13)), fits), (fits, np.zeros((75, 13)))):
+        file(*weights)
+        with pytest.raises(JaffeError, match=r"layer 'ip': weight: expected shape \(13, 75\); found \(75, 13\)"):
+            load_weights(net, net.init(KEY), path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "weights are a file, arrays by layer name, or a list of those; received none"),
+        (" , ", "weights are a file, arrays by layer name, or a list of those; received none"),
+        (None, "weights are a file, arrays by layer name, or a list of those; received NoneType"),
+        ({"ip": [[[1.0, 2.0], [3.0]], np.zeros(13)]}, "layer 'ip': blob 0 is no array of numbers"),
+        ({"ip": [np.zeros((13, 75)), ["a"] * 13]}, "layer 'ip': blob 1 is of dtype <U1; expected numbers"),
+        ({"ip": np.zeros((13, 75))}, "layer 'ip': expected a list of arrays of numbers; found ndarray"),
+    ],
+    ids=range(6),
+)
+def test_wrong_sources(source, message):
+    net = compile_net(NET)
+    with pytest.raises(JaffeError) as caught:
+        load_weights(net, net.init(KEY), source)
+    assert str(caught.value).endswith(message)
+
+
 def test_old_shapes_fit():
     """(N) as (1, 1, 1, N) and (M, N) as (1, 1, M, N); not with the sizes elsewhere, and not other ones."""
     net = compile_net(NET)
@@ -212,6 +250,9 @@ def test_wrong_variables(tmp_path):
         with pytest.raises(JaffeError) as caught:
             save_weights(net, wrong, tmp_path / "net.npz")
         assert str(caught.value) == message
+    for wrong in ({}, {"params": {}}, {"params": None}, None):
+        with pytest.raises(JaffeError, match="the variables have no 'params' 'ip' 'weight'; expected those of net"):
+            load_weights(net, wrong, {"ip": [np.zeros((13, 75)), np.zeros(13)]})
     with pytest.raises(SpecError, match="expected a name that ends in"):
         save_weights(net, variables, tmp_path / "net.pt")
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import pytest
 
 from jaffe.netdef import NetParameter, SpecError, read_weights
 from jaffe.netdef.jaffe_pb2 import BlobProto
-from jaffe.netdef.weights import array_to_blob, blob_shape, blob_size, blob_to_array, read_layers
+from jaffe.netdef.weights import array_to_blob, blob_shape, blob_size, blob_to_array, read_entries
 
 RANDOM = np.random.default_rng(3)
 WEIGHT = RANDOM.normal(size=(3, 5)).astype(np.float32)
@@ -134,10 +134,14 @@ def test_fields_of_forks(tmp_path):
 
 
 def test_layers_of_one_name(tmp_path):
-    """The last with blobs counts, as Caffe copies one after another."""
+    """All are read; by name they can only be had where one alone has blobs."""
     other = field(7, field(1, b"\x01")) + field(5, b"\0\0\x80\x3f")
-    content = net(SHAPE + PACKED) + net(other) + net()
-    np.testing.assert_array_equal(read(tmp_path, content)["ip"][0], [1])
+    np.testing.assert_array_equal(read(tmp_path, net() + net(other) + net())["ip"][0], [1])
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, net(SHAPE + PACKED) + net() + net(other))
+    path = tmp_path / "net.caffemodel"
+    assert str(caught.value) == f"layer 'ip' ({path}): several layers of this name have blobs"
+    assert [[blob.shape for blob in entry.blobs] for entry in read_entries(path)] == [[(3, 5)], [], [(1,)]]
 
 
 def test_names_of_60_bytes(tmp_path):
@@ -151,7 +155,7 @@ def test_layers_without_blobs(tmp_path):
     path = tmp_path / "net.caffemodel"
     path.write_bytes(net(SHAPE + PACKED) + net(name=b"relu"))
     assert list(read_weights(path)) == ["ip"]
-    assert read_layers(path)["relu"] == []
+    assert [entry.name for entry in read_entries(path)] == ["ip", "relu"]
 
 
 def test_names_of_other_encodings(tmp_path):

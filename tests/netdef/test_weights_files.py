@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaffe.netdef import NetParameter, SpecError, read_weights, resolve
-from jaffe.netdef.weights import differences, read_layers, write_weights
+from jaffe.netdef.weights import differences, read_entries, write_weights
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("safetensors")
@@ -103,7 +103,7 @@ def test_shared_blobs_stand_once(tmp_path, suffix):
     found = read_weights(once)
     assert found["two"][0] is None
     assert "three" not in found
-    assert ("three" in read_layers(once)) == (suffix in (".caffemodel.h5", ".h5", ".hdf5"))
+    assert ("three" in [entry.name for entry in read_entries(once)]) == (suffix in (".caffemodel.h5", ".h5", ".hdf5"))
     write_weights(each, found, graph)
     assert not differences(read_weights(each), SHARED)
     with pytest.raises(SpecError) as caught:
@@ -183,6 +183,53 @@ def test_writing_what_cannot_be_written(tmp_path):
     with pytest.raises(SpecError, match="the net has no layer 'conv'"):
         write_weights(tmp_path / "net.npz", WEIGHTS, resolve(NET))
     assert sorted(os.listdir(tmp_path)) == ["folder.npz"]
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        ([W, np.array(["a"])], "blob 1 is of dtype <U1; expected numbers"),
+        ([[[1.0, 2.0], [3.0]]], "blob 0 is no array of numbers"),
+        ([np.array([1j])], "blob 0 is of dtype complex128; expected numbers"),
+        ([np.zeros((1,) * 33)], "blob 0 has 33 axes; expected at most 32"),
+        ([B1] * 257, "has 257 blobs; expected at most 256"),
+    ],
+    ids=range(5),
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, blobs, message):
+    for suffix in SUFFIXES:
+        path = tmp_path / f"net{suffix}"
+        if suffix == ".caffemodel" and "256" in message:
+            write_weights(path, {"l": blobs})
+            assert len(read_weights(path)["l"]) == 257
+            path.unlink()
+            continue
+        with pytest.raises(SpecError) as caught:
+            write_weights(path, {"l": blobs})
+        assert str(caught.value) == f"layer 'l' ({path}): {message}"
+    with pytest.raises(SpecError, match="would have more than 50000 layers and blobs"):
+        write_weights(tmp_path / "net.npz", {str(i): [B1] for i in range(25_001)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_hdf5_that_are_not_utf8(tmp_path):
+    """As old editors wrote them: shown in the encoding that has a letter for every byte."""
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        layer = file.create_group("data").id
+        group = h5py.h5g.create(layer, b"\xe9t\xe9")
+        h5py.Group(group)["0"] = W
+    assert not differences(read_weights(tmp_path / "net.h5"), {"été": [W]})
+
+
+def test_two_arrays_of_one_name(tmp_path):
+    file = io.BytesIO()
+    np.save(file, B1)
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive:
+        archive.writestr("l/0.npy", file.getvalue())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("l/0.npy", file.getvalue())
+    with pytest.raises(SpecError, match=r"net\.npz: holds two arrays 'l/0'$"):
+        read_weights(tmp_path / "net.npz")
 
 
 def test_too_large_for_caffe(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,10 +31,17 @@ def blob_to_array(blob: BlobProto) -> np.ndarray:
         ValueError: the number of values is not the product of the shape.
     """
     content = blob.SerializeToString()
-    return parse_blob(Wire(content), 0, len(content))
+    return parse_blob(Wire(content), 0, len(content)).array
 
 
-def parse_blob(wire: Wire, start: int, stop: int) -> np.ndarray:
+class Parsed(NamedTuple):
+    """A blob that was read, and whether its shape is num, channels, height, width, as in files of 2014 and before."""
+
+    array: np.ndarray
+    legacy: bool
+
+
+def parse_blob(wire: Wire, start: int, stop: int) -> Parsed:
     """A blob in wire format as an array of its own; see ``blob_to_array``. Gradients (``diff``) are stepped over.
 
     Raises:
@@ -72,9 +80,8 @@ def parse_blob(wire: Wire, start: int, stop: int) -> np.ndarray:
     if count != math.prod(shape):
         raise ValueError(f"of shape {shape} has {count} values; expected {math.prod(shape)}")
     result = np.float64 if dtype == "<f8" else np.float32
-    if len(views) == 1:
-        return views[0].astype(result).reshape(shape)
-    return np.concatenate([np.empty(0, result), *views], dtype=result).reshape(shape)
+    array = views[0].astype(result) if len(views) == 1 else np.concatenate([np.empty(0, result), *views], dtype=result)
+    return Parsed(array.reshape(shape), bool(legacy))
 
 
 def _int32(value: int) -> int:
@@ -96,6 +103,17 @@ def blob_size(blob: BlobProto) -> int:
         known = blob.raw_data_type < len(_RAW_DTYPES)
         return len(blob.raw_data) // np.dtype(_RAW_DTYPES[blob.raw_data_type]).itemsize if known else 0
     return len(blob.double_data or blob.data)
+
+
+def numbers(array: Any) -> np.ndarray:
+    """The array; what is none, or not of real numbers, raises ValueError."""
+    try:
+        result = np.asarray(array)
+    except (TypeError, ValueError):
+        raise ValueError("is no array of numbers") from None
+    if result.dtype.kind in "USOMmc":
+        raise ValueError(f"is of dtype {result.dtype}; expected numbers")
+    return result
 
 
 def same_values(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:

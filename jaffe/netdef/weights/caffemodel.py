@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from jaffe.netdef.atomic import replacing
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.graph import Graph
 from jaffe.netdef.jaffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter
-from jaffe.netdef.weights.blob import MOST_BLOBS, blob_parts, parse_blob, tag, varint
+from jaffe.netdef.weights.blob import MOST_BLOBS, Parsed, blob_parts, parse_blob, tag, varint
 from jaffe.netdef.weights.wire import BYTES, Field, Wire, WireError
 
 MOST_BYTES = 2**31 - 1  # what Caffe, and protobuf, read
@@ -30,15 +31,24 @@ _NAME_BLOBS = {_LAYER: (1, 7), _LAYERS: (4, 6)}
 _V0_NAME_BLOBS = (1, 50)
 
 
-def read(content: bytes, path: Path) -> dict[str, list[np.ndarray | None]]:
-    """The blobs of every layer in the order of the file. Of layers with one name the last with blobs counts.
+class Entry(NamedTuple):
+    """A layer of a file: its name and blobs, and whether any has the four axes of old, and so perhaps no true shape.
 
-    Caffe copies such layers one after another over the first of the net that has the name.
+    Of those, a weight of a convolution has its true shape; (1, 1, M, N) and (1, 1, 1, N) are another's, most likely.
+    """
+
+    name: str
+    blobs: list[np.ndarray | None]
+    four_axes: bool = False
+
+
+def read(content: bytes, path: Path) -> list[Entry]:
+    """The blobs of every layer in the order of the file.
 
     Raises:
         SpecError: the bytes are not a net, or a blob's data do not fit its shape.
     """
-    weights: dict[str, list[np.ndarray | None]] = {}
+    entries: list[Entry] = []
     wire = Wire(content)
     try:
         layers = [field for field in wire.fields() if field.number in _NAME_BLOBS and field.kind == BYTES]
@@ -50,12 +60,12 @@ def read(content: bytes, path: Path) -> dict[str, list[np.ndarray | None]]:
             total += len(blobs)
             if total > MOST_BLOBS:
                 raise SpecError(f"has more than {MOST_BLOBS} layers and blobs", location=str(path))
-            arrays: list[np.ndarray | None] = [_array(wire, blob, i, name, path) for i, blob in enumerate(blobs)]
-            if arrays or name not in weights:
-                weights[name] = arrays
+            parsed = [_array(wire, blob, i, name, path) for i, blob in enumerate(blobs)]
+            four_axes = any(one.legacy and one.array.shape[:2] == (1, 1) for one in parsed)
+            entries.append(Entry(name, [one.array for one in parsed], four_axes))
     except WireError as error:
         raise SpecError(f"is not a .caffemodel, or only a part of one: {error}", location=str(path)) from None
-    return weights
+    return entries
 
 
 def _layer(wire: Wire, layer: Field, name_number: int, blobs_number: int) -> tuple[str, list[Field]]:
@@ -74,7 +84,7 @@ def _layer(wire: Wire, layer: Field, name_number: int, blobs_number: int) -> tup
     return name, blobs
 
 
-def _array(wire: Wire, blob: Field, index: int, layer: str, path: Path) -> np.ndarray:
+def _array(wire: Wire, blob: Field, index: int, layer: str, path: Path) -> Parsed:
     try:
         return parse_blob(wire, blob.start, blob.stop)
     except WireError:

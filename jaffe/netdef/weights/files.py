@@ -15,6 +15,8 @@ from jaffe.netdef.errors import SpecError
 from jaffe.netdef.graph import Graph
 from jaffe.netdef.source import read_bytes
 from jaffe.netdef.weights import caffemodel, hdf5, interchange
+from jaffe.netdef.weights.blob import MOST_AXES, MOST_BLOBS, MOST_INDEX, numbers
+from jaffe.netdef.weights.caffemodel import Entry
 
 Layers: TypeAlias = dict[str, list[np.ndarray | None]]
 
@@ -34,13 +36,25 @@ def read_weights(path: str | os.PathLike[str]) -> Layers:
         file leaves out because the net shares it with an earlier layer.
 
     Raises:
-        SpecError: the file is missing, truncated, of another format, or a blob's data do not fit its shape.
+        SpecError: the file is missing, truncated, of another format, or a blob's data do not fit its shape; or
+            several layers of a name have blobs, which ``load_weights`` copies one after another, as Caffe does.
     """
-    return {name: blobs for name, blobs in read_layers(path).items() if blobs}
+    return by_name(read_entries(path), Path(path))
 
 
-def read_layers(path: str | os.PathLike[str]) -> Layers:
-    """As ``read_weights``, with the layers that have no blobs."""
+def by_name(entries: Sequence[Entry], path: Path) -> Layers:
+    """The layers with blobs; see ``read_weights``."""
+    weights: Layers = {}
+    for name, blobs, _ in entries:
+        if name in weights and blobs:
+            raise SpecError("several layers of this name have blobs", layer=name, location=str(path))
+        if blobs:
+            weights[name] = blobs
+    return weights
+
+
+def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
+    """Every layer of a file in its order, also without blobs, and several of one name; see ``read_weights``."""
     path = Path(path)
     check_regular(path)
     try:
@@ -49,11 +63,11 @@ def read_layers(path: str | os.PathLike[str]) -> Layers:
     except (OSError, ValueError):
         begin = b""  # read_bytes says what is wrong
     if begin.startswith(hdf5.SIGNATURE) or path.suffix in (".h5", ".hdf5"):
-        return hdf5.read(path)
+        return [Entry(*item) for item in hdf5.read(path).items()]
     if path.suffix == ".safetensors":
-        return interchange.read_safetensors(path)
+        return [Entry(*item) for item in interchange.read_safetensors(path).items()]
     if begin.startswith(b"PK\x03\x04") or path.suffix == ".npz":
-        return interchange.read_npz(path)
+        return [Entry(*item) for item in interchange.read_npz(path).items()]
     content = read_bytes(path)
     check_kind(content, path, "a .caffemodel")
     return caffemodel.read(content, path)
@@ -72,11 +86,16 @@ def write_weights(
             ``.caffemodel`` has names and blobs only: enough for Caffe.
 
     Raises:
-        SpecError: the suffix is none of them, the net has no layer of a name, a shared blob is left out and nothing
-            says which it is, a name does not fit the format, or the file cannot be written.
+        SpecError: the suffix is none of them, a blob is no array of numbers, the net has no layer of a name, a shared
+            blob is left out and nothing says which it is, a name does not fit the format, there are more blobs or
+            axes than ``read_weights`` takes, or the file cannot be written.
     """
     path = Path(path)
     check_suffix(path)
+    for name, arrays in weights.items():
+        _check_blobs(path, name, arrays)
+    if len(weights) + sum(map(len, weights.values())) > MOST_BLOBS:
+        raise SpecError(f"would have more than {MOST_BLOBS} layers and blobs", location=str(path))
     if graph:
         known = {node.name for node in graph.nodes}
         unknown = [name for name in weights if name not in known]
@@ -96,6 +115,19 @@ def write_weights(
         interchange.write_npz(path, owned)
     else:
         hdf5.write(path, {**{name: {} for name in shared}, **owned})
+
+
+def _check_blobs(path: Path, layer: str, arrays: Sequence[np.ndarray | None]) -> None:
+    most = MOST_BLOBS if path.suffix == ".caffemodel" else MOST_INDEX + 1
+    if len(arrays) > most:
+        raise SpecError(f"has {len(arrays)} blobs; expected at most {most}", layer=layer, location=str(path))
+    for i, array in enumerate(arrays):
+        try:
+            axes = 0 if array is None else numbers(array).ndim
+        except ValueError as error:
+            raise SpecError(f"blob {i} {error}", layer=layer, location=str(path)) from None
+        if axes > MOST_AXES:
+            raise SpecError(f"blob {i} has {axes} axes; expected at most {MOST_AXES}", layer=layer, location=str(path))
 
 
 def _complete(

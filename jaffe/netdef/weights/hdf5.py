@@ -64,14 +64,15 @@ class _Reader:
             prefix, group, depth = groups.popleft()
             arrays: dict[int, np.ndarray] = {}
             nested = False
-            for name in group:
-                kind = self._kind(group, name, prefix)
+            for key in group:
+                kind = self._kind(group, key, prefix)
+                name = key.decode("latin-1") if isinstance(key, bytes) else key
                 inner = f"{prefix}/{name}" if prefix else name
                 if kind is self.h5py.Group and depth < _DEEPEST:
-                    groups.append((inner, group[name], depth + 1))
+                    groups.append((inner, group[key], depth + 1))
                     nested = True
                 elif kind is self.h5py.Dataset and prefix and (index := blob_index(name)) is not None:
-                    arrays[index] = self._array(group[name], prefix, name)
+                    arrays[index] = self._array(group[key], prefix, name)
                 else:
                     expected = "datasets 0, 1, ..." if prefix else "a group for each layer"
                     raise self._error(f"found {name!r}; expected {expected}", prefix)
@@ -79,17 +80,17 @@ class _Reader:
                 weights[prefix] = in_order(arrays)
         return weights
 
-    def _kind(self, group: Any, name: str, layer: str) -> Any:
+    def _kind(self, group: Any, name: str | bytes, layer: str) -> Any:
         """The class of a member, Group or Dataset, or None where there is none. Refuses links without following."""
         self.left_links -= 1
         if self.left_links < 0:
             raise self._error(f"has more than {MOST_BLOBS} layers and blobs")
-        raw = name.encode("utf-8", "surrogateescape")  # as h5py gives names of other encodings
+        raw = name if isinstance(name, bytes) else name.encode()  # as h5py gives names that are not UTF-8
         if not group.id.links.exists(raw):
             return None
         if group.id.links.get_info(raw).type != self.h5py.h5l.TYPE_HARD:
             raise self._error(f"{name!r} is a link to elsewhere; expected plain groups and datasets", layer)
-        return group.get(name, getclass=True)
+        return type(group[name])
 
     def _array(self, dataset: Any, layer: str, name: str) -> np.ndarray:
         def error(problem: str) -> SpecError:

@@ -108,6 +108,8 @@ def _by_layer(arrays: Iterable[tuple[str, np.ndarray]], path: Path) -> dict[str,
         if array.dtype not in (np.float16, np.float32, np.float64):
             raise SpecError(f"blob {index} is of dtype {array.dtype}; expected float16, float32 or float64",
                             layer=layer, location=str(path))
+        if index in found.get(layer, {}):
+            raise SpecError(f"holds two arrays {name!r}", location=str(path))
         found.setdefault(layer, {})[index] = np.asarray(array, np.result_type(array, np.float32))
     return {layer: in_order(blobs) for layer, blobs in found.items()}
 
