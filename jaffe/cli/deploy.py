@@ -30,8 +30,8 @@ def deploy(
     from jaffe.netdef import deploy as deploy_net
     from jaffe.netdef import format_text, resolve
 
-    net = deploy_net(read_model(source), parse_shapes(shapes), outputs=outputs or None, batch=batch, stages=stages,
-                     fillers=fillers)
+    net = deploy_net(read_model(source), parse_shapes(shapes, "--shape"), outputs=outputs or None, batch=batch,
+                     stages=stages, fillers=fillers)
     if out:
         write(out, format_text(net), force)
     else:

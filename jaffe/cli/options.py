@@ -37,7 +37,7 @@ def use_device(name: str) -> None:
         raise JaffeError(f"--device {name} is not there; found {there}") from None
 
 
-def parse_shapes(inputs: list[str]) -> dict[str, tuple[int, ...]]:
+def parse_shapes(inputs: list[str], option: str = "--input") -> dict[str, tuple[int, ...]]:
     """``["data=64,1,28,28"]`` as shapes. Raises JaffeError for anything else."""
     shapes = {}
     for text in inputs:
@@ -45,7 +45,7 @@ def parse_shapes(inputs: list[str]) -> dict[str, tuple[int, ...]]:
         try:
             shapes[name] = tuple(int(size) for size in sizes.replace("x", ",").split(","))
         except ValueError:
-            raise JaffeError(f"--input {text}: expected name=sizes, such as data=64,1,28,28") from None
+            raise JaffeError(f"{option} {text}: expected name=sizes, such as data=64,1,28,28") from None
     return shapes
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jaffe.compile.infer import Inferred, infer, sizes
+from jaffe.compile.infer import Inferred, infer
 from jaffe.compile.layer import Shape
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.netdef.errors import JaffeError, SpecError, suggest
 from jaffe.netdef.graph import Graph
+from jaffe.netdef.sizes import sizes
 
 if TYPE_CHECKING:
     from jaffe.compile.net import CompiledNet

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaffe.compile.infer import sizes
 from jaffe.compile.layer import Shape
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Node
 from jaffe.netdef.means import read_mean
+from jaffe.netdef.sizes import sizes
 from jaffe.netdef.source import find
 
 if TYPE_CHECKING:
@@ -146,15 +146,22 @@ def _input(net: CompiledNet, name: str | None) -> tuple[Node, int, tuple[int, ..
 
 def _channels_first(images: Any, channels: int, layout: str | None) -> jax.Array:
     """The images as (N, C, H, W); where the channels are is seen from the sizes, or said by ``layout``."""
-    x = jnp.asarray(images)
+    try:
+        x = jnp.asarray(images)
+    except (TypeError, ValueError):
+        raise JaffeError(f"images are one array of numbers; received {type(images).__name__}") from None
     if x.ndim == 3:
         x = x[None]
     if x.ndim != 4:
         raise JaffeError(f"images are (N, H, W, C) or (N, C, H, W), or one without N; received shape {x.shape}")
+    if 0 in x.shape[1:]:
+        raise JaffeError(f"images have sizes of 1 and above; received shape {x.shape}")
     if jnp.issubdtype(x.dtype, jnp.complexfloating) or x.dtype == jnp.bool_:
         raise JaffeError(f"images are whole numbers or floats; received {x.dtype}")
     if layout is None:
-        fits = [name for name, axis in zip(LAYOUTS, (3, 1), strict=True) if x.shape[axis] in {1, 3, channels}]
+        axes = dict(zip(LAYOUTS, (3, 1), strict=True))
+        fits = ([name for name, axis in axes.items() if x.shape[axis] in {1, 3, channels}]
+                or [name for name, axis in axes.items() if x.shape[axis] in {2, 4}])  # refused with these channels
         if len(fits) != 1:
             raise JaffeError(f"which axis of {x.shape} holds the channels is not plain: give layout='NHWC' or 'NCHW'")
         layout = fits[0]
@@ -169,12 +176,14 @@ def _channels(node: Node, x: jax.Array, channels: int, order: str) -> jax.Array:
     if found == 3 and order == "RGB":
         x = x[:, ::-1]
     if found == 3 and channels == 1:
-        if jnp.issubdtype(x.dtype, jnp.integer):  # OpenCV's arithmetic for bytes
+        if x.dtype == jnp.uint8:  # OpenCV's arithmetic for bytes
             weights = jnp.array([1868, 9617, 4899], jnp.int32).reshape(1, 3, 1, 1)
             return ((x.astype(jnp.int32) * weights).sum(1, keepdims=True) + 8192) >> 14
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return (x * jnp.array([0.114, 0.587, 0.299], x.dtype).reshape(1, 3, 1, 1)).sum(1, keepdims=True)
     if found == 1 and channels == 3:
         return jnp.repeat(x, 3, axis=1)
     if found != channels:
-        raise node.error(f"expected images of {channels} channels; received {found}")
+        expected = "1 or 3" if channels in (1, 3) else channels
+        raise node.error(f"expected images of {expected} channels; received {found}")
     return x

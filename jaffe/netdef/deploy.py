@@ -12,6 +12,7 @@ from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter, TransformationP
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState, included
 from jaffe.netdef.schema import settings_fields
+from jaffe.netdef.sizes import sizes
 from jaffe.netdef.source import NetSource, Spec, load
 
 # Losses that contain the function which makes predictions of scores, and that function.
@@ -43,7 +44,7 @@ def deploy(
 
     - Data layers become Input layers, with their ``transform_param`` (but for ``mirror``), which Caffe ignores there
       and ``CompiledNet.preprocess`` reads. Labels, the data that no layer with weights uses, are left out with
-      everything that needs them.
+      everything that needs them. DummyData is data where a net has no other, as in benchmarks.
     - SoftmaxWithLoss and InfogainLoss become Softmax, SigmoidCrossEntropyLoss becomes Sigmoid, called ``prob``; other
       losses, accuracies and outputs to files are left out.
     - Auxiliary heads are left out with their branches: losses of a smaller weight than another of the same type on
@@ -63,8 +64,12 @@ def deploy(
 
     Raises:
         SpecError: the net is wrong; the shape of an input is not known; or no prediction is found.
-        JaffeError: ``inputs`` or ``outputs`` names what the net does not have.
+        JaffeError: ``inputs`` or ``outputs`` names what the net does not have; a size is not positive.
     """
+    if isinstance(stages, str):
+        raise JaffeError(f"stages is a list of names; received {stages!r}")
+    (batch,) = sizes("batch", [batch])
+    given = {name: sizes(f"inputs[{name!r}]", shape) for name, shape in (inputs or {}).items()}
     source = load(spec)
     graph = _graph(source, stages, level)
     items = _without_losses(graph, all_heads=outputs is not None)
@@ -74,11 +79,9 @@ def deploy(
                         "output; name the blobs to keep (outputs=[...], --output)", location=source.filename or None)
     kept, needed = _alive(items, wanted)
     net = NetParameter(name=graph.name) if graph.name else NetParameter()
-    given = dict(inputs or {})
     taken = {item.proto.name for item in kept}
-    for node in graph.nodes:
-        if _is_data(node):
-            net.layer.extend(_inputs(node, needed, given, batch, taken))
+    for node in _data(graph):
+        net.layer.extend(_inputs(node, needed, given, batch, taken))
     if given:
         known = [top for layer in net.layer for top in layer.top]
         name = next(iter(given))
@@ -126,8 +129,10 @@ def _is_loss(layer: LayerParameter) -> bool:
     return layer.type.endswith("Loss") or any(layer.loss_weight)
 
 
-def _is_data(node: Node) -> bool:
-    return not node.bottoms and node.type not in _MADE_BY_THE_NET
+def _data(graph: Graph) -> list[Node]:
+    """The data layers; DummyData where there is no other."""
+    data = [node for node in graph.nodes if not node.bottoms and node.type not in _MADE_BY_THE_NET]
+    return data or [node for node in graph.nodes if node.type == "DummyData"]
 
 
 def _has_weights(node: Node) -> bool:
@@ -149,7 +154,7 @@ def _labels(graph: Graph) -> set[str]:
     for node in reversed(graph.nodes):
         if _has_weights(node) or used.intersection(node.tops):
             used.update(node.bottoms)
-    return {top for node in graph.nodes if _is_data(node) for top in node.tops} - used
+    return {top for node in _data(graph) for top in node.tops} - used
 
 
 def _auxiliary(graph: Graph) -> set[str]:
@@ -168,20 +173,22 @@ def _auxiliary(graph: Graph) -> set[str]:
 
 def _without_losses(graph: Graph, all_heads: bool) -> list[_Item]:
     """The layers that need no label, in the order of the file, with the functions that losses contain."""
-    gone = _labels(graph)
-    auxiliary = set() if all_heads else _auxiliary(graph)
-    heads = [node for node in graph.nodes if node.type in _NATURAL and node.name not in auxiliary]
+    data, gone = _data(graph), _labels(graph)
+    auxiliary = _auxiliary(graph)
+    heads = [node for node in graph.nodes if node.type in _NATURAL]
+    main = [node for node in heads if node.name not in auxiliary]
+    heads = heads if all_heads else main
     there = {(node.type, node.bottoms) for node in graph.nodes}
     blobs, names = set(graph.blobs), {node.name for node in graph.nodes}
     items: list[_Item] = []
     for node in graph.nodes:
-        if _is_data(node):
+        if node in data:
             continue
         if _is_loss(node.proto) or node.type in _METRICS or gone.intersection(node.bottoms):
             gone.update(node.tops)
             scores = node.bottoms[:1]
             if node in heads and not gone.intersection(scores) and (_NATURAL[node.type], scores) not in there:
-                name = "prob" if len(heads) == 1 else f"{node.proto.bottom[0]}_prob"
+                name = "prob" if main == [node] else f"{node.proto.bottom[0]}_prob"
                 top = node.proto.top[1] if len(node.tops) > 1 else _free(name, blobs)
                 proto = LayerParameter(name=_free(name, names), type=_NATURAL[node.type],
                                        bottom=node.proto.bottom[:1], top=[top])
@@ -267,15 +274,25 @@ def _shape(node: Node, top: int, batch: int) -> Sequence[int]:
     p, proto = node.proto.transform_param, node.proto
     if node.type == "Input":
         shapes = proto.input_param.shape
-        return shapes[top if len(shapes) > 1 else 0].dim if shapes else ()
+        return _of(shapes, top).dim if shapes else ()
     if node.type == "MemoryData":
         own = proto.memory_data_param
         return (batch, own.channels, own.height, own.width) if top == 0 else (batch,)
+    if node.type == "DummyData":
+        dummy = proto.dummy_data_param
+        axes = [dummy.channels, dummy.height, dummy.width]
+        stated = _of(dummy.shape, top).dim[1:] if dummy.shape else [_of(axis, top) for axis in axes if axis]
+        return (batch, *stated)
     size = (p.crop_size, p.crop_size) if p.crop_size else tuple(_transform(node).resize)
     if top or not size:
         return ()
     grey = p.force_gray or (node.type == "ImageData" and not proto.image_data_param.is_color and not p.force_color)
     return (batch, 1 if grey else 3, size[0], size[-1])
+
+
+def _of(values: Sequence[Any], top: int) -> Any:
+    """What is stated once for all tops, or for each."""
+    return values[min(top, len(values) - 1)]
 
 
 def _transform(node: Node) -> TransformationParameter:

@@ -98,6 +98,10 @@ def test_deploy(tmp_path: Path):
          "jaffe: x.caffemodel: a solver is written as text; expected a .prototxt\n"),
         (["deploy", "train.prototxt"], "jaffe: layer 'd' (train.prototxt:1): the shape of 'data' is not in the net, "
          "only in the data: expected inputs={'data': (1, ...)} (--shape data=1,...); found none\n"),
+        (["deploy", "train.prototxt", "--shape", "data=a"],
+         "jaffe: --shape data=a: expected name=sizes, such as data=64,1,28,28\n"),
+        (["deploy", "train.prototxt", "--shape", "data=99999999999999999999999,28"],
+         "jaffe: inputs['data']: sizes are at most 2147483647; received (99999999999999999999999, 28)\n"),
         (["deploy", "train.prototxt", "--output", "fcc"],
          "jaffe: no blob 'fcc' can be had without labels; did you mean 'fc'?\n"),
     ],

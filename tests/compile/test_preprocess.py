@@ -113,6 +113,9 @@ def test_grey_and_colour(tmp_path):
     np.testing.assert_array_equal(grey.preprocess(colours)[0, 0], [[76, 150, 29, 255, 2]] * 2)
     found = grey.preprocess(colours.astype(np.float32))[0, 0, 1]
     np.testing.assert_allclose(found, row @ [0.299, 0.587, 0.114], rtol=1e-6)
+    for dtype in (np.int32, np.uint32):  # numbers that are no bytes: nothing is rounded, and nothing flows over
+        found = grey.preprocess(colours.astype(dtype) * 1_000_000)[0, 0, 1]
+        np.testing.assert_allclose(found, row @ [0.299e6, 0.587e6, 0.114e6], rtol=1e-6)
     colour = net("", (2, 3, 11, 13), tmp_path)
     np.testing.assert_array_equal(colour.preprocess(IMAGES[..., :1]), np.repeat(BGR[:, 2:], 3, 1))
 
@@ -150,7 +153,15 @@ def test_the_same_as_in_training(folder, monkeypatch):
          "'NCHW'"),
         ("", IMAGES[0, 0], {}, "images are (N, H, W, C) or (N, C, H, W), or one without N; received shape (13, 3)"),
         ("", IMAGES[..., :2], {"layout": "NHWC"},
-         "layer 'in' (net.prototxt:1): expected images of 3 channels; received 2"),
+         "layer 'in' (net.prototxt:1): expected images of 1 or 3 channels; received 2"),
+        ("", np.zeros((8, 8, 4), np.uint8), {},
+         "layer 'in' (net.prototxt:1): expected images of 1 or 3 channels; received 4"),
+        ("", np.zeros((0, 13, 3), np.uint8), {}, "images have sizes of 1 and above; received shape (1, 0, 13, 3)"),
+        ("", None, {}, "images are one array of numbers; received NoneType"),
+        ("", "cat.jpg", {}, "images are one array of numbers; received str"),
+        ("", Path("cat.jpg"), {}, "images are one array of numbers; received PosixPath"),
+        ("", [[[1, 2, 3]], [[1, 2]]], {}, "images are one array of numbers; received list"),
+        ("", [["a"]], {}, "images are one array of numbers; received list"),
         ("", IMAGES > 3, {}, "images are whole numbers or floats; received bool"),
     ],
 )

@@ -98,6 +98,7 @@ def test_outputs_by_name():
     assert nodes(deploy(AUXILIARY, outputs=["aux_relu"]))[-3:] == [
         "aux_fc = InnerProduct<aux_fc>(trunk)", "aux_relu = ReLU<aux_relu>(aux_fc)", "-> aux_relu"
     ]
+    assert nodes(deploy(AUXILIARY, outputs=["prob"])) == nodes(deploy(AUXILIARY))
     assert nodes(deploy(AUXILIARY, outputs=["aux_prob"]))[-2:] == ["aux_prob = Softmax<aux_prob>(aux)", "-> aux_prob"]
 
 
@@ -145,6 +146,23 @@ def test_siamese_net_keeps_both_branches_and_names_of_shared_parameters():
     assert resolve(net).outputs == ("feat", "feat_p")
     assert [[spec.name for spec in layer.param] for layer in net.layer] == [[], [], ["w"], ["w"]]
     assert not net.layer[-1].param[0].HasField("lr_mult")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["shape { dim: 64 dim: 3 dim: 11 dim: 13 } shape { dim: 64 }",
+     "num: 64 channels: 3 height: 11 width: 13 num: 64 channels: 1 height: 1 width: 1"],
+)
+def test_dummy_data_is_data_where_there_is_no_other(settings):
+    """As in the nets of benchmarks: what the loss alone reads is the label."""
+    dummy = f'layer {{ name: "d" type: "DummyData" top: "data" top: "label" dummy_data_param {{ {settings} }} }}\n'
+    text = dummy + ip("fc", "data") + one("SoftmaxWithLoss", "fc label", "loss")
+    net = deploy(text, batch=2)
+    assert nodes(net) == ["data = Input<data>()", "fc = InnerProduct<fc>(data)", "prob = Softmax<prob>(fc)", "-> prob"]
+    assert list(net.layer[0].input_param.shape[0].dim) == [2, 3, 11, 13]
+    noise = 'layer { name: "n" type: "DummyData" top: "noise" dummy_data_param { shape { dim: 5 dim: 7 } } }\n'
+    text = DATA + noise + ip("a", "data") + ip("b", "noise") + one("Eltwise", "a b", "sum")
+    assert "noise = DummyData<n>()" in nodes(deploy(text))
 
 
 def test_data_and_losses_of_phase_train_only():
@@ -196,6 +214,17 @@ def test_shapes_that_are_given():
         (AUXILIARY, {"outputs": ["mainn"]}, "no blob 'mainn' can be had without labels; did you mean 'main'?"),
         (AUXILIARY, {"outputs": ["loss"]}, "no blob 'loss' can be had without labels"),
         (AUXILIARY, {"outputs": "main"}, "outputs is a list of names; received 'main'"),
+        (AUXILIARY, {"stages": "abc"}, "stages is a list of names; received 'abc'"),
+        (AUXILIARY, {"batch": 0}, "batch: sizes are positive whole numbers; received [0]"),
+        (AUXILIARY, {"batch": 2**70}, f"batch: sizes are at most 2147483647; received [{2**70}]"),
+        (AUXILIARY, {"inputs": {"data": 3}}, "inputs['data']: sizes are positive whole numbers; received 3"),
+        (AUXILIARY, {"inputs": {"data": (1.5, 3)}},
+         "inputs['data']: sizes are positive whole numbers; received (1.5, 3)"),
+        (AUXILIARY, {"inputs": {"data": "12"}}, "inputs['data']: sizes are positive whole numbers; received '12'"),
+        (AUXILIARY, {"inputs": {"data": (1, -1, 28, 28)}},
+         "inputs['data']: sizes are positive whole numbers; received (1, -1, 28, 28)"),
+        (AUXILIARY, {"inputs": {"data": (10**22, 28)}},
+         f"inputs['data']: sizes are at most 2147483647; received ({10**22}, 28)"),
         (DATA + one("ReLU", "data", "r", "include { } exclude { }"), {},
          "layer 'r' (<text>:7): has both include and exclude rules; use one kind"),
     ],
