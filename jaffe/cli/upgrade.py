@@ -94,7 +94,8 @@ def _unknown(message: Message, owner: str = "the net", prefix: str = "") -> dict
     """The fields that the schema does not have: the layer that each is in, and its number."""
     from google.protobuf.unknown_fields import UnknownFieldSet
 
-    found = {(owner, f"{prefix}{field.field_number}"): None for field in UnknownFieldSet(message)}
+    unknown = UnknownFieldSet(message)
+    found = {(owner, f"{prefix}{unknown[i].field_number}"): None for i in range(len(unknown))}
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.name == "BlobProto":
             continue

@@ -248,7 +248,7 @@ def _alive(items: Sequence[_Item], wanted: set[str]) -> tuple[list[_Item], set[s
 
 
 def _inputs(
-    node: Node, needed: set[str], given: dict[str, Sequence[int]], batch: int, taken: set[str]
+    node: Node, needed: set[str], given: dict[str, tuple[int, ...]], batch: int, taken: set[str]
 ) -> list[LayerParameter]:
     """An Input layer for each top of a data layer that is needed."""
     layers = []

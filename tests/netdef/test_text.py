@@ -95,12 +95,12 @@ def test_any_bytes_are_read_or_refused(content: bytes):
             resolve(path)
 
 
-@pytest.mark.parametrize("text", ['"\\' * 200_000, "'\\" * 200_000, "\"'" * 200_000])
+@pytest.mark.parametrize("text", ['"\\' * 50_000, "'\\" * 50_000, "\"'" * 50_000])
 def test_strings_without_an_end_take_linear_time(text: str):
-    """A quadratic search takes minutes here."""
+    """A quadratic search takes more than a minute."""
     began = time.process_time()
     assert top_level_fields(text) == layer_lines(text) == []
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("write", [write_text, write_binary])
