@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,9 @@ def _check(proto: SolverParameter, where: str | None) -> None:
     def error(problem: str) -> SpecError:
         return SpecError(problem, location=where)
 
+    for field, value in proto.ListFields():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise error(f"{field.name} is a finite number; found {value:g}")
     if proto.type not in SOLVER_TYPES:
         near = suggest(proto.type, SOLVER_TYPES) or f"; expected one of {', '.join(SOLVER_TYPES)}"
         raise error(f"solver type {proto.type!r} is not known{near}")
@@ -120,6 +124,8 @@ def _check(proto: SolverParameter, where: str | None) -> None:
         raise error(f"{proto.type} has no momentum; expected 0; found {proto.momentum:g}")
     if proto.type == "RMSProp" and not 0 <= proto.rms_decay < 1:
         raise error(f"rms_decay is in [0, 1); found {proto.rms_decay:g}")
+    if proto.type == "AdaDelta" and not 0 <= proto.momentum < 1:
+        raise error(f"AdaDelta's momentum is in [0, 1); found {proto.momentum:g}")
     if proto.type == "Adam" and not (0 <= proto.momentum < 1 and 0 <= proto.momentum2 < 1):
         raise error(f"Adam's momentum and momentum2 are in [0, 1); found {proto.momentum:g} and {proto.momentum2:g}")
     if proto.delta < 0:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaffe.compile.net import CompiledNet
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.train.schedules import learning_rate
 
-Labels = dict[str, dict[str, float]]
+Multipliers = dict[str, dict[str, float]]
 
 
 def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientTransformation:
@@ -25,33 +26,39 @@ def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientT
     others do so last. Source: Caffe 1.0, ``solvers/*.cpp``.
     """
     lr_mult, decay_mult = multipliers(net)
-    decay = _l1 if solver.regularization_type == "L1" else optax.add_decayed_weights
-    steps = []
-    if solver.clip_gradients >= 0:
-        steps.append(optax.clip_by_global_norm(solver.clip_gradients))
-    if solver.iter_size > 1:
-        steps.append(optax.scale(1 / solver.iter_size))
-    if solver.weight_decay:
-        steps.append(_per_value(decay_mult, lambda mult: decay(solver.weight_decay * mult), neutral=0))
-    rate = [optax.scale_by_schedule(learning_rate(solver)), _per_value(lr_mult, optax.scale, neutral=1)]
+    # Steps that are switched off stay in the chain: the state's structure depends on the type alone, so that a run
+    # can go on with other settings.
+    first = [
+        clip_by_norm(solver.clip_gradients) if solver.clip_gradients >= 0 else optax.identity(),
+        optax.scale(1 / solver.iter_size) if solver.iter_size > 1 else optax.identity(),
+        _decay(solver.weight_decay, decay_mult, l1=solver.regularization_type == "L1"),
+    ]
+    rate = [optax.scale_by_schedule(learning_rate(solver)), _scale(lr_mult)]
     own = UPDATES[solver.type](solver)
-    steps += [*rate, *own] if solver.type in ("SGD", "Nesterov") else [*own, *rate]
-    return optax.chain(*steps, optax.scale(-1))
+    then = [*rate, own] if solver.type in ("SGD", "Nesterov") else [own, *rate]
+    return optax.chain(*first, *then, optax.scale(-1))
 
 
-def _momentum(solver: SolverParameter, nesterov: bool) -> list[optax.GradientTransformation]:
-    """``V' = mu V + r g``; SGD takes V', Nesterov ``r g + mu V'``, which is Caffe's ``(1 + mu) V' - mu V``."""
-    return [optax.trace(solver.momentum, nesterov=nesterov)] if solver.momentum else []
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """Scale all gradients together so that their norm is at most this. (optax's makes NaN of 0 at most 0.)"""
+
+    def clip(updates: Any, params: Any) -> Any:
+        norm = optax.tree.norm(updates)
+        scale = jnp.where(norm > most, most / norm, 1)
+        return jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 # Each type's own step.
-UPDATES: dict[str, Callable[[SolverParameter], list[optax.GradientTransformation]]] = {
-    "SGD": lambda solver: _momentum(solver, nesterov=False),
-    "Nesterov": lambda solver: _momentum(solver, nesterov=True),
-    "AdaGrad": lambda solver: [scale_by_sum_of_squares(solver.delta)],
-    "RMSProp": lambda solver: [optax.scale_by_rms(solver.rms_decay, solver.delta, eps_in_sqrt=False)],
-    "AdaDelta": lambda solver: [optax.scale_by_adadelta(solver.momentum, solver.delta)],
-    "Adam": lambda solver: [scale_by_caffe_adam(solver.momentum, solver.momentum2, solver.delta)],
+# ``V' = mu V + r g``; SGD takes V', Nesterov ``r g + mu V'``, which is Caffe's ``(1 + mu) V' - mu V``.
+UPDATES: dict[str, Callable[[SolverParameter], optax.GradientTransformation]] = {
+    "SGD": lambda solver: optax.trace(solver.momentum),
+    "Nesterov": lambda solver: optax.trace(solver.momentum, nesterov=True),
+    "AdaGrad": lambda solver: scale_by_sum_of_squares(solver.delta),
+    "RMSProp": lambda solver: optax.scale_by_rms(solver.rms_decay, solver.delta, eps_in_sqrt=False),
+    "AdaDelta": lambda solver: optax.scale_by_adadelta(solver.momentum, solver.delta),
+    "Adam": lambda solver: scale_by_caffe_adam(solver.momentum, solver.momentum2, solver.delta),
 }
 
 
@@ -90,17 +97,22 @@ def scale_by_caffe_adam(b1: float, b2: float, eps: float) -> optax.GradientTrans
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
-        correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        correction = jnp.sqrt(_one_minus_power(b2, count)) / _one_minus_power(b1, count)
         step = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
         return step, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
 
 
-def multipliers(net: CompiledNet) -> tuple[Labels, Labels]:
+def _one_minus_power(base: float, exponent: jax.Array) -> jax.Array:
+    """``1 - base^exponent``, precise in float32 also where the power is near 1."""
+    return -jnp.expm1(exponent * np.log(base)) if base else jnp.ones(())
+
+
+def multipliers(net: CompiledNet) -> tuple[Multipliers, Multipliers]:
     """lr_mult and decay_mult of every parameter, shaped as the variables' ``"params"``."""
-    lr: Labels = {}
-    decay: Labels = {}
+    lr: Multipliers = {}
+    decay: Multipliers = {}
     for node, owned in ((node.name, net.inferred.owned(node.name)) for node in net.graph.nodes):
         for stored in owned:
             if stored.weight.trained:
@@ -109,18 +121,15 @@ def multipliers(net: CompiledNet) -> tuple[Labels, Labels]:
     return lr, decay
 
 
-def _per_value(
-    labels: Labels, make: Callable[[float], optax.GradientTransformation], neutral: float
-) -> optax.GradientTransformation:
-    """One transformation for each distinct multiplier, on the parameters that have it."""
-    values = sorted({value for layer in labels.values() for value in layer.values()} - {neutral})
+def _decay(weight_decay: float, multipliers: Multipliers, *, l1: bool) -> optax.GradientTransformation:
+    """Adds ``lambda mult w``, or ``lambda mult sign(w)`` with sign(0) = 0."""
 
-    def mask(value: float) -> Any:
-        return {layer: {name: one == value for name, one in group.items()} for layer, group in labels.items()}
+    def one(g: jax.Array, w: jax.Array, mult: float) -> jax.Array:
+        return g + weight_decay * mult * (jnp.sign(w) if l1 else w) if weight_decay * mult else g
 
-    return optax.chain(optax.identity(), *(optax.masked(make(value), mask(value)) for value in values))
+    return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params, multipliers))
 
 
-def _l1(weight: float) -> optax.GradientTransformation:
-    """Adds ``weight * sign(w)``, which optax does not have; sign(0) is 0."""
-    return optax.stateless_with_tree_map(lambda g, w: g + weight * jnp.sign(w))
+def _scale(multipliers: Multipliers) -> optax.GradientTransformation:
+    """Multiplies each parameter's update by its own factor."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda g, mult: mult * g, updates, multipliers))

@@ -75,10 +75,9 @@ def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[
         JaffeError: there is no snapshot, it is damaged, or it belongs to another net.
     """
     path = _find(path)
+    about = read_about(path)
     try:
         with _checkpointer() as checkpointer:
-            args = ocp.args.Composite(about=ocp.args.JsonRestore())
-            about = dict(checkpointer.restore(path.absolute(), args=args).about)
             _check_shapes(path, about.pop("shapes"), _shapes(like), partial)
             args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
                 item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial,
@@ -86,8 +85,24 @@ def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[
             return checkpointer.restore(path.absolute(), args=args).state, about
     except JaffeError:
         raise
-    except Exception as error:  # whatever orbax, tensorstore and the file system raise on damaged files
-        raise JaffeError(f"snapshot {path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What was saved about a snapshot. Raises JaffeError as ``restore`` does."""
+    path = _find(path)
+    try:
+        with _checkpointer() as checkpointer:
+            args = ocp.args.Composite(about=ocp.args.JsonRestore())
+            return dict(checkpointer.restore(path.absolute(), args=args).about)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> JaffeError:
+    """Whatever orbax, tensorstore and the file system raise on damaged files."""
+    return JaffeError(f"snapshot {path} is damaged: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def _find(path: Path) -> Path:

@@ -19,12 +19,12 @@ import optax
 
 from jaffe.compile.net import CompiledNet, compile_net
 from jaffe.compile.weights import load_weights
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, of_callbacks
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec, find
-from jaffe.netdef.text import format_text
+from jaffe.netdef.text import format_text, read_solver
 from jaffe.train.config import NetRole, Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data import Feed
@@ -34,7 +34,7 @@ from jaffe.train.interrupt import Interrupt
 from jaffe.train.optimizer import make_optimizer
 from jaffe.train.report import Metrics, Reporter, make_room
 from jaffe.train.schedules import learning_rate
-from jaffe.train.snapshots import Snapshots, restore
+from jaffe.train.snapshots import Snapshots, read_about, restore
 from jaffe.train.step import TrainState, make_train_step
 
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
@@ -180,6 +180,7 @@ class Solver:
         if (path := self._path("curves.png")) and self.metrics.rows:
             draw_curves(self.metrics.rows, path, self.net.name)
 
+    @of_callbacks()
     def step(self, iterations: int) -> np.ndarray:
         """Make updates, with the tests, rows and snapshots that fall due.
 
@@ -187,7 +188,7 @@ class Solver:
             The loss of each iteration (mean over ``iter_size`` passes), float32.
 
         Raises:
-            JaffeError: the loss became NaN or infinite; training cannot go on from there.
+            JaffeError: the loss became NaN or infinite, training cannot go on from there; or a Python layer failed.
             KeyboardInterrupt: after the iteration that was under way; the solver can go on.
         """
         proto = self.proto
@@ -252,6 +253,7 @@ class Solver:
             }))
         return loss
 
+    @of_callbacks()
     def test(self) -> list[dict[str, float | list[float]]]:
         """Run every test net over its ``test_iter`` batches; the means of its outputs, one dict a net."""
         results = []
@@ -284,9 +286,13 @@ class Solver:
         """Go on from a snapshot: a folder ``iter_N``, or a folder of snapshots, whose latest is taken.
 
         Raises:
-            JaffeError: it is missing, damaged, or of another net.
+            JaffeError: it is missing, damaged, or of another net or type of solver.
         """
         path = Path(path)
+        theirs = read_solver(read_about(path)["solver"]).type
+        if theirs != self.proto.type:
+            raise JaffeError(f"{path} is a snapshot of a run with solver {theirs}; this one is {self.proto.type}. Its "
+                             "weights alone can be taken: jaffe convert, then weights (--weights)")
         self.state, about = restore(path, self.state)
         self._iteration = about["iteration"]
         self.seed = self.feed.seed = about["seed"]

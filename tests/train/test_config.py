@@ -59,6 +59,8 @@ WRONG = {
     "rms_decay": (BASE + "type: 'RMSProp' rms_decay: 1", "<text>: rms_decay is in [0, 1); found 1"),
     "adam": (BASE + "type: 'Adam' momentum: 0.9 momentum2: 1",
              "<text>: Adam's momentum and momentum2 are in [0, 1); found 0.9 and 1"),
+    "adadelta": (BASE + "type: 'AdaDelta' momentum: 1.5", "<text>: AdaDelta's momentum is in [0, 1); found 1.5"),
+    "nan": (BASE + "clip_gradients: nan", "<text>: clip_gradients is a finite number; found nan"),
     "delta": (BASE + "type: 'Adam' delta: -1", "<text>: delta is not negative; found -1"),
     "stepsize": (BASE + "lr_policy: 'step'", "<text>: lr_policy 'step' needs stepsize > 0; found 0"),
     "no_net": ("lr_policy: 'fixed'\n",
