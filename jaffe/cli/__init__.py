@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from jaffe.cli.test import test
 from jaffe.cli.time import time
 from jaffe.cli.train import train
 from jaffe.cli.upgrade import upgrade
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, of_callbacks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,8 +47,10 @@ for command in (train, test, summary, time, upgrade, deploy, convert, diff, comp
 
 def main() -> None:
     """Run the command line; a wrong net, file or setting ends with its message and exit status 1."""
+    logging.getLogger("jax._src.callback").disabled = True  # the traceback of what is said here in one line
     try:
-        app()
+        with of_callbacks():
+            app()
     except JaffeError as error:
         print(f"jaffe: {error}", file=sys.stderr)
         sys.exit(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaffe.cli.options import Device, Phase, read_model, use_device
+from jaffe.cli.options import Device, Phase, PythonModules, read_model, use_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +31,7 @@ def compare(
     phase: Phase = "TEST",
     seed: Annotated[int, typer.Option(help="Of inputs that nothing gives: they are random.")] = 0,
     device: Device = "",
+    python_modules: PythonModules = [],  # noqa: B006  typer copies it
 ) -> None:
     """Say where a net's values differ from a reference's, and why: the first wrong layer. Exit status 1 if any."""
     from jaffe.netdef.errors import JaffeError
@@ -38,13 +39,13 @@ def compare(
     if not against:
         raise JaffeError("expected --against: an .npz of blobs, an .onnx model, opencv, float64, or another prototxt")
     use_device(device)
-    if not run(net, weights, against, against_weights, inputs, tolerance, phase, seed):
+    if not run(net, weights, against, against_weights, inputs, tolerance, phase, seed, python_modules):
         raise typer.Exit(1)
 
 
 def run(
     net: str, weights: str, against: str, against_weights: str, inputs: list[str], tolerance: float, phase: str,
-    seed: int,
+    seed: int, python_modules: Sequence[str],
 ) -> bool:
     """Make the reference, compare, print; whether they agree."""
     from rich.console import Console
@@ -58,13 +59,15 @@ def run(
     recorded = Reference.of(against) if against.endswith(".npz") else None
     if recorded is not None:
         arrays = {**recorded.inputs, **arrays}
-    compiled = compile_net(source, phase=phase, inputs=shapes | {name: array.shape for name, array in arrays.items()})
+    shapes |= {name: array.shape for name, array in arrays.items()}
+    compiled = compile_net(source, phase=phase, inputs=shapes, python_modules=python_modules)
     if recorded is not None:
         arrays = {**{name: recorded.blobs[name] for name in compiled.inputs if name in recorded.blobs}, **arrays}
     else:
         arrays = {**random_inputs(compiled, seed), **arrays}
     variables = load(compiled, weights)
-    reference = recorded or make_reference(compiled, variables, net, weights, against, against_weights, arrays)
+    reference = recorded or make_reference(compiled, variables, net, weights, against, against_weights, arrays,
+                                           python_modules)
     result = compare_net(compiled, variables, reference, inputs=arrays, tolerance=tolerance,
                          rng=_key() if phase == "TRAIN" else None)
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -101,7 +104,7 @@ def load(net: CompiledNet, weights: str) -> Variables:
 
 def make_reference(
     net: CompiledNet, variables: Variables, prototxt: str, weights: str, against: str, against_weights: str,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any], python_modules: Sequence[str],
 ) -> Reference:
     """What ``--against`` names, computed on the inputs."""
     from jaffe.compile import compile_net
@@ -115,12 +118,13 @@ def make_reference(
 
         exact = jax.tree.map(np.asarray, variables)
         return in_float64(lambda dtype: (
-            compile_net(read_model(prototxt), phase=net.phase, inputs=shapes, dtype=dtype), exact), inputs)
+            compile_net(read_model(prototxt), phase=net.phase, inputs=shapes, dtype=dtype,
+                        python_modules=python_modules), exact), inputs)
     if against == "opencv":
         return run_opencv(net, prototxt, against_weights or weights, inputs)
     if against.endswith(".onnx"):
         return run_onnx(against, inputs)
-    other = compile_net(read_model(against), phase=net.phase, inputs=shapes)
+    other = compile_net(read_model(against), phase=net.phase, inputs=shapes, python_modules=python_modules)
     return run_net(other, load(other, against_weights or weights), inputs, rng, name=against)
 
 

@@ -6,9 +6,9 @@ from jaffe.compile.layer import Weight as Weight
 from jaffe.compile.layer import layer_types as layer_types
 from jaffe.compile.layer import register_layer as register_layer
 from jaffe.compile.layer import temporary_layers as temporary_layers
-from jaffe.compile.layers.python import PythonLayer as PythonLayer
 from jaffe.compile.net import CompiledNet as CompiledNet
 from jaffe.compile.net import compile_net as compile_net
+from jaffe.compile.pycaffe import PythonLayer as PythonLayer
 from jaffe.compile.weights import WeightsReport as WeightsReport
 from jaffe.compile.weights import load_weights as load_weights
 from jaffe.compile.weights import save_weights as save_weights

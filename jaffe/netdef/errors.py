@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class JaffeError(ValueError):
@@ -25,6 +27,20 @@ class SpecError(JaffeError):
         self.layer = layer
         self.location = location
         super().__init__(f"{describe(layer, location)}: {problem}" if layer or location else problem)
+
+
+@contextmanager
+def of_callbacks() -> Iterator[None]:
+    """Inside, a SpecError that a callback raised comes out as such, where JAX makes a RuntimeError of its text."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).partition("\n--------------------\n")[0]  # what follows is JAX's, about its tracebacks
+        found = re.search(r"""SpecError: layer (['"])(.*?)\1(?: \((.*?)\))?: (.*)""", text, re.DOTALL)
+        if found is None:
+            raise
+        _, layer, location, problem = found.groups()
+        raise SpecError(problem.rstrip(), layer=layer, location=location) from error
 
 
 def describe(layer: str | None, location: str | None) -> str:

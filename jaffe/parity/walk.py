@@ -19,8 +19,9 @@ Function = Callable[[Weights, Sequence[Array]], Sequence[Array]]
 
 
 def weights_of(net: CompiledNet, variables: Variables, node: Node) -> dict[str, Array]:
-    """The stored arrays of a layer by name, those that it shares included."""
-    found = {}
+    """The stored arrays of a layer by name, those that it shares included, and its carried state."""
+    carried = net.inferred.carried[node.name]
+    found = {one.name: jnp.asarray(variables["state"][node.name][one.name], net.dtype) for one in carried}
     for stored in net.stored[node.name]:
         layer, name = stored.owner
         array = variables["params" if stored.weight.trained else "state"][layer][name]

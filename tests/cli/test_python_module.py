@@ -20,6 +20,10 @@ class Twice(jaffe.PythonLayer):
         top[0].data[...] = 2 * bottom[0].data
     def backward(self, top, propagate_down, bottom):
         bottom[0].diff[...] = 2 * top[0].diff
+
+class Failing(Twice):
+    def forward(self, bottom, top):
+        raise OSError("the sensor is off")
 """
 TWICE = ('layer { name: "x" type: "Python" bottom: "data" top: "twice" '
          'python_param { module: "mine" layer: "Twice" } }\n')
@@ -60,3 +64,28 @@ def test_commands(folder: Path):
     assert "lstm" in timed
     refused = jaffe("summary", "--model", "net.prototxt", *shapes, cwd=folder, status=1)
     assert "(--python-module mine); found it in no such list" in refused
+
+
+def test_a_layer_that_fails_is_named_in_one_line(folder: Path):
+    net = (folder / "net.prototxt").read_text().replace('layer: "Twice"', 'layer: "Failing"')
+    (folder / "net.prototxt").write_text(net)
+    line = 1 + net[:net.index('type: "Python"')].count("\n")
+    shapes = ("--input", "data=10,1,1,7", "--input", "label=10")
+    trained = jaffe("train", "--solver", "solver.prototxt", "--data", "npz:items.npz", "--python-module", "mine",
+                    cwd=folder, status=1)
+    timed = jaffe("time", "--model", "net.prototxt", "--iterations", "1", "--phase", "TEST", *shapes,
+                  "--python-module", "mine", cwd=folder, status=1)
+    for output in (trained, timed):
+        assert output.startswith(f"jaffe: layer 'x' (net.prototxt:{line}): mine.Failing failed in forward on "
+                                 "bottoms of shape (")
+        assert output.endswith(", 1, 1, 7): OSError: the sensor is off\n")
+        assert output.count("\n") == 1
+
+
+def test_compare(folder: Path):
+    shapes = ("--input", "data=10,1,1,7", "--input", "label=10")
+    for against in ("float64", "net.prototxt"):
+        compared = jaffe("compare", "net.prototxt", "--against", against, *shapes, "--python-module", "mine",
+                         cwd=folder)
+        assert f"against {against}" in compared
+        assert "equal:" in compared

@@ -1,8 +1,6 @@
-"""Layers of the caller's own Python: values and gradients, transformations, and what is refused."""
+"""Layers of the caller's own Python: values and gradients, and transformations."""
 
 from __future__ import annotations
-
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,206 +9,10 @@ import pytest
 
 import jaffe
 from jaffe.compile import compile_net
-from jaffe.netdef import JaffeError, SpecError, resolve
+from jaffe.netdef import JaffeError
 from jaffe.train.timing import time_layers
+from tests.compile.python_layers import KEY, X, Y, feeds, modules, net_of  # noqa: F401
 from tests.nets.case import input_layer, one
-
-X = input_layer("x", 5, 3, 2)
-Y = input_layer("y", 5, 3, 2)
-KEY = jax.random.key(2)
-
-LAYERS = '''
-import jaffe
-import numpy as np
-
-MADE = []
-
-
-class EuclideanLoss(jaffe.PythonLayer):
-    """As the example of Caffe: keeps the difference from forward for backward."""
-
-    def setup(self, bottom, top):
-        if len(bottom) != 2:
-            raise Exception("Need two inputs to compute distance.")
-
-    def reshape(self, bottom, top):
-        if bottom[0].count != bottom[1].count:
-            raise Exception("Inputs must have the same dimension.")
-        self.diff = np.zeros_like(bottom[0].data, dtype=np.float32)
-        top[0].reshape(1)
-
-    def forward(self, bottom, top):
-        self.diff = bottom[0].data - bottom[1].data
-        top[0].data[...] = np.sum(self.diff**2) / bottom[0].num / 2.0
-
-    def backward(self, top, propagate_down, bottom):
-        for i in range(2):
-            if not propagate_down[i]:
-                continue
-            sign = 1 if i == 0 else -1
-            bottom[i].diff[...] = sign * self.diff / bottom[i].num * top[0].diff[0]
-
-
-class Affine(jaffe.PythonLayer):
-    """With learned parameters: a x + b, b one a channel."""
-
-    def setup(self, bottom, top):
-        self.blobs.add_blob(1)
-        self.blobs.add_blob(bottom[0].channels)
-        self.blobs[0].data[...] = eval(self.param_str)["a"]
-
-    def reshape(self, bottom, top):
-        top[0].reshape(*bottom[0].shape)
-
-    def forward(self, bottom, top):
-        shift = self.blobs[1].data.reshape(1, -1, 1)
-        top[0].data[...] = self.blobs[0].data[0] * bottom[0].data + shift
-
-    def backward(self, top, propagate_down, bottom):
-        self.blobs[0].diff[...] = (top[0].diff * bottom[0].data).sum()
-        self.blobs[1].diff[...] = top[0].diff.sum((0, 2))
-        if propagate_down[0]:
-            bottom[0].diff[...] = self.blobs[0].data[0] * top[0].diff
-
-
-class Label(jaffe.PythonLayer):
-    """Loss that refuses a gradient for its labels, as many do."""
-
-    def reshape(self, bottom, top):
-        top[0].reshape(*[])
-
-    def forward(self, bottom, top):
-        top[0].data[...] = (bottom[0].data * bottom[1].data).sum()
-
-    def backward(self, top, propagate_down, bottom):
-        assert propagate_down == [True, False], propagate_down
-        bottom[0].diff[...] = top[0].diff * bottom[1].data
-
-
-class Parameter(jaffe.PythonLayer):
-    """No bottoms, one learned value."""
-
-    def setup(self, bottom, top):
-        self.blobs.add_blob(3)
-        self.blobs[0].data[...] = [1, 2, 3]
-
-    def reshape(self, bottom, top):
-        top[0].reshape(3)
-
-    def forward(self, bottom, top):
-        top[0].data[...] = self.blobs[0].data
-
-    def backward(self, top, propagate_down, bottom):
-        self.blobs[0].diff[...] = top[0].diff
-
-
-class InPlace(jaffe.PythonLayer):
-    def reshape(self, bottom, top):
-        top[0].reshape(*bottom[0].shape)
-
-    def forward(self, bottom, top):
-        bottom[0].data[...] *= 3
-
-    def backward(self, top, propagate_down, bottom):
-        bottom[0].diff[...] *= 3
-
-
-class Phase(jaffe.PythonLayer):
-    def reshape(self, bottom, top):
-        top[0].reshape(1)
-        top[1].reshape(1)
-
-    def forward(self, bottom, top):
-        top[0].data[...], top[1].data[...] = self.phase, len(self.param_str)
-
-
-class Growing(jaffe.PythonLayer):
-    """Its top depends on values."""
-
-    def reshape(self, bottom, top):
-        top[0].reshape(1)
-
-    def forward(self, bottom, top):
-        top[0].reshape(int(bottom[0].data.flat[0]) + 2)
-
-
-class Counting(jaffe.PythonLayer):
-    """Counts its objects and calls."""
-
-    def setup(self, bottom, top):
-        MADE.append("setup")
-        self.calls = 0
-
-    def reshape(self, bottom, top):
-        top[0].reshape(1)
-
-    def forward(self, bottom, top):
-        self.calls += 1
-        top[0].data[...] = self.calls
-
-
-class Failing(jaffe.PythonLayer):
-    def reshape(self, bottom, top):
-        top[0].reshape(1)
-
-    def forward(self, bottom, top):
-        raise RuntimeError("the sensor is off")
-
-
-class Data(jaffe.PythonLayer):
-    def reshape(self, bottom, top):
-        top[0].reshape(3)
-
-
-class Foreign:
-    pass
-
-
-def cube(x):
-    return x**3
-
-
-def scaled(x, y, param_str):
-    return float(param_str) * x * y, x.sum(0)
-
-
-def _scaled_gradients(x, y, d_product, d_sum):
-    return 2.0 * y * d_product + d_sum, None
-
-
-scaled.backward = _scaled_gradients
-NUMBER = 7
-'''
-
-
-@pytest.fixture(autouse=True)
-def modules(tmp_path, monkeypatch):
-    """The module ``mine``, and others, where Python finds them; forgotten afterwards."""
-    files = {
-        "mine": LAYERS,
-        "old": "import caffe\nclass L(caffe.Layer): pass\n",
-        "broken": "1 / 0\n",
-        "lacking": "import no_such_library\n",
-        "hostile": f"open({str(tmp_path / 'ran')!r}, 'w').close()\n",
-    }
-    for name, text in files.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in files:
-        sys.modules.pop(name, None)
-
-
-def net_of(layer: str, bottoms: str = "x", tops: str = "t", *, inputs: str = X, extra: str = "", module: str = "mine",
-           param_str: str = "", **options):
-    settings = f'python_param {{ module: "{module}" layer: "{layer}" param_str: "{param_str}" }} {extra}'
-    options.setdefault("python_modules", [module])
-    return compile_net(one("Python", settings, bottoms, tops, inputs), **options)
-
-
-def feeds(net, seed: int = 0):
-    random = np.random.default_rng(seed)
-    return {name: jnp.asarray(random.normal(size=spec.shape), net.dtype) for name, spec in net.inputs.items()}
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.25])
@@ -282,6 +84,58 @@ def test_float64():
         outputs, _ = net.apply(variables, inputs)
         assert outputs["t"].dtype == jnp.float64
         np.testing.assert_allclose(outputs["t"], 3 * inputs["x"], rtol=1e-15)
+
+
+def test_float64_parameters_keep_their_digits():
+    with jax.enable_x64(True):
+        variables = net_of("Late", dtype=jnp.float64).init(KEY)
+        assert float(variables["params"]["l"]["blob0"][0]) == 1 / 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bfloat16])
+def test_bottoms_of_other_dtypes(dtype):
+    with jaffe.compile.temporary_layers():
+        jaffe.register_layer("Cast")(lambda x: x.astype(dtype))
+        net = compile_net(X + '''layer { name: "c" type: "Cast" bottom: "x" top: "c" }
+                                  layer { name: "l" type: "Python" bottom: "c" top: "t"
+                                          python_param { module: "mine" layer: "cube" } }''', python_modules=["mine"])
+        outputs, _ = net.apply({}, {"x": jnp.full((5, 3, 2), 3.0)})
+    assert outputs["t"].dtype == jnp.float32
+    assert (outputs["t"] == 27).all()
+
+
+def test_parameters_added_in_reshape():
+    net = net_of("Late")
+    variables, inputs = net.init(KEY), feeds(net)
+    assert jax.tree.map(jnp.shape, variables["params"]) == {"l": {"blob0": (1,), "blob1": (3, 2)}}
+    variables["params"]["l"]["blob0"] = jnp.array([11.0])
+    np.testing.assert_allclose(net.apply(variables, inputs)[0]["t"], 7 * inputs["x"] + 11, rtol=1e-6)
+    gradient = jax.grad(lambda v: net.apply(v, inputs)[0]["t"].sum())(variables)["params"]["l"]
+    np.testing.assert_allclose(gradient["blob1"], inputs["x"].sum(0), rtol=1e-5, atol=1e-6)
+
+
+def test_random_numbers_are_those_of_the_forward_pass():
+    net = net_of("Noise")
+    variables, inputs = net.init(KEY), {"x": jnp.ones((5, 3, 2))}
+    before = np.random.get_state()[1].copy()
+
+    @jax.jit
+    def both(key):
+        return jax.value_and_grad(lambda x: net.apply(variables, {"x": x}, key)[0]["t"].sum())(inputs["x"])
+
+    values = []
+    for key in (None, KEY, jax.random.key(3)):
+        top = net.apply(variables, inputs, key)[0]["t"]
+        total, gradient = both(key)
+        np.testing.assert_allclose(gradient, top, rtol=1e-6)
+        np.testing.assert_allclose(total, top.sum(), rtol=1e-5)
+        values.append(float(total))
+    assert len(set(values)) == 3
+    tops = jax.vmap(lambda key: net.apply(variables, inputs, key)[0]["t"])(jax.random.split(KEY, 2))
+    assert not np.allclose(tops[0], tops[1])
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    again = net_of("Noise").init(KEY)
+    np.testing.assert_array_equal(again["params"]["l"]["blob0"], variables["params"]["l"]["blob0"])
 
 
 def test_propagate_down_says_what_is_needed():
@@ -374,109 +228,11 @@ def test_solver_and_snapshot(tmp_path):
     assert losses[0][-1] < losses[0][0]
 
 
-def test_refused_before_anything_is_imported(modules):
-    ran = modules / "ran"
-    with pytest.raises(SpecError) as caught:
-        net_of("Anything", module="hostile", python_modules=())
-    assert str(caught.value) == (
-        "layer 'l' (<text>:2): runs Python code, 'Anything' of module 'hostile': to allow it, give "
-        "python_modules=['hostile'] (--python-module hostile); found it in no such list"
-    )
-    two = X + "".join(
-        f'layer {{ name: "{module}" type: "Python" bottom: "x" top: "{module}" '
-        f'python_param {{ module: "{module}" layer: "f" }} }}\n' for module in ("hostile", "os.path")
-    )
-    with pytest.raises(SpecError, match=r"layer 'os.path' \(<text>:3\): runs Python code"):
-        compile_net(two, python_modules=["hostile"])  # allowed, but the net as a whole is not
-    with pytest.raises(SpecError, match="runs Python code"):
-        compile_net(two, python_modules=["hostile.py", "host", ""])
-    graph = resolve(two)
-    with pytest.raises(SpecError, match="runs Python code"):
-        jaffe.compile.layer.make_layer(graph.nodes[1]).shapes([(5, 3, 2)])
-    assert not ran.exists()
-    assert "hostile" not in sys.modules
-    with pytest.raises(SpecError, match="has no 'Anything'"):
-        net_of("Anything", module="hostile")
-    assert ran.exists()
-
-
-ADAPT = "expected `import jaffe` in place of `import caffe`, and jaffe.PythonLayer in place of caffe.Layer"
-
-# name: (arguments of net_of, message)
-WRONG = {
-    "caffe": (dict(layer="L", module="old"), f"module 'old' imports caffe: {ADAPT}"),
-    "foreign": (dict(layer="Foreign"), f"class 'Foreign' of module 'mine' does not derive from jaffe.PythonLayer: "
-                                       f"{ADAPT}"),
-    "no_module": (dict(layer="L", module="nowhere"), "there is no module 'nowhere': expected it on Python's path "
-                                                     "(PYTHONPATH=FOLDER)"),
-    "no_submodule": (dict(layer="L", module="mine.deep"), "there is no module 'mine.deep': expected it on Python's "
-                                                          "path (PYTHONPATH=FOLDER)"),
-    "broken": (dict(layer="L", module="broken"), "module 'broken' cannot be imported: ZeroDivisionError: division by "
-                                                 "zero"),
-    "lacking": (dict(layer="L", module="lacking"), "module 'lacking' cannot be imported: No module named "
-                                                   "'no_such_library'"),
-    "misspelt": (dict(layer="EuclideanLos"), "module 'mine' has no 'EuclideanLos'; did you mean 'EuclideanLoss'?"),
-    "number": (dict(layer="NUMBER"), "'NUMBER' of module 'mine': expected a class that derives from "
-                                     "jaffe.PythonLayer, or a function; found int"),
-    "no_layer": (dict(layer=""), "expected module and layer in python_param; found none"),
-    "setup": (dict(layer="EuclideanLoss"), "mine.EuclideanLoss failed on bottoms of shape (5, 3, 2): Exception: Need "
-                                           "two inputs to compute distance."),
-    "reshape": (dict(layer="EuclideanLoss", bottoms="x y", inputs=X + input_layer("y", 7)),
-                "mine.EuclideanLoss failed on bottoms of shape (5, 3, 2), (7,): Exception: Inputs must have the same "
-                "dimension."),
-    "data": (dict(layer="Data", bottoms=""), "mine.Data has neither bottoms nor parameters: a layer that reads data "
-             "keeps its place between calls, which is not supported; expected an Input layer, or Solver(data=...), "
-             "fed by that code"),
-    "tops": (dict(layer="cube", tops="a b"), "mine.cube returns 1 tops; found 2"),
-    "settings": (dict(layer="cube", extra="relu_param { }"), "Python does not read relu_param; expected python_param"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_message(name: str):
-    arguments, message = WRONG[name]
-    with pytest.raises(SpecError) as caught:
-        net_of(**arguments)
-    line = 1 + str(arguments.get("inputs", X)).count("\n")
-    assert str(caught.value) == f"layer 'l' (<text>:{line}): {message}"
-
-
-@pytest.mark.parametrize(("layer", "message"), [
-    ("cube", "mine.cube has no gradient: the function has no attribute backward; expected one, or propagate_down: "
-             "false"),
-    ("Phase", "mine.Phase has no gradient: the class has no method backward; expected one, or propagate_down: false"),
-])
-def test_no_gradient(layer: str, message: str):
-    tops = "a b" if layer == "Phase" else "a"
-    net = net_of(layer, tops=tops)
-    with pytest.raises(SpecError) as caught:
-        jax.grad(lambda x: net.apply({}, {"x": x})[0]["a"].sum())(feeds(net)["x"])
-    assert str(caught.value) == f"layer 'l' (<text>:2): {message}"
-    stopped = net_of(layer, tops=tops, extra="propagate_down: false")
-    assert not jax.grad(lambda x: stopped.apply({}, {"x": x})[0]["a"].sum())(feeds(net)["x"]).any()
-
-
-@pytest.mark.parametrize(("layer", "message"), [
-    ("Failing", "the sensor is off"),
-    ("Growing", r"layer 'l': mine.Growing gives tops of shape \[\(2,\)\] in forward; expected \[\(1,\)\]"),
-])
-def test_what_fails_while_it_runs_says_why(layer: str, message: str, caplog):
-    net = net_of(layer)
-    with pytest.raises(Exception, match=message):
-        jax.jit(net.apply)({}, {"x": jnp.zeros((5, 3, 2))})[0]["t"].block_until_ready()
-
-
 def test_a_layer_without_gradient_is_timed_forward():
     timings = {name: time_layers(net_of(name, param_str="{'a': 2}"), 1)[0] for name in ("cube", "Affine")}
     assert timings["cube"].forward > 0
     assert timings["cube"].backward is None
     assert timings["Affine"].backward is not None
-
-
-def test_modules_are_a_list():
-    with pytest.raises(JaffeError) as caught:
-        net_of("cube", python_modules="mine")
-    assert str(caught.value) == "python_modules is a list of names; received 'mine'"
 
 
 def test_export_is_refused_by_jax():
@@ -486,7 +242,7 @@ def test_export_is_refused_by_jax():
 
 
 def test_blobs():
-    blob = jaffe.compile.layers.python.Blob(np.ones((2, 3), np.float32))
+    blob = jaffe.compile.pycaffe.Blob(np.ones((2, 3), np.float32))
     assert (blob.num, blob.channels, blob.height, blob.width, blob.count, blob.shape) == (2, 3, 1, 1, 6, (2, 3))
     blob.reshape(2, 3)
     assert blob.data.all()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import operator
-from collections.abc import Callable, Mapping, Sequence
+import random
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,127 +19,9 @@ import numpy as np
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
+from jaffe.compile.pycaffe import Blob, Blobs, PythonLayer
 from jaffe.netdef.errors import JaffeError, SpecError, suggest
 from jaffe.netdef.graph import Graph, Node
-
-
-class Blob:
-    """What a Python layer reads and writes: ``data`` and ``diff``, NumPy arrays of one shape, as in pycaffe."""
-
-    def __init__(self, data: np.ndarray):
-        self._set(data)
-
-    def _set(self, data: np.ndarray) -> None:
-        self._data = data
-        self._diff = np.zeros_like(data)
-
-    @property
-    def data(self) -> np.ndarray:
-        """Values; write with ``blob.data[...] = x``."""
-        return self._data
-
-    @property
-    def diff(self) -> np.ndarray:
-        """Gradient, zero at first; write with ``blob.diff[...] = x``."""
-        return self._diff
-
-    @property
-    def shape(self) -> Shape:
-        """Sizes of the axes."""
-        return self._data.shape
-
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return self._data.size
-
-    @property
-    def num(self) -> int:
-        """Size of axis 0."""
-        return self._legacy(0)
-
-    @property
-    def channels(self) -> int:
-        """Size of axis 1."""
-        return self._legacy(1)
-
-    @property
-    def height(self) -> int:
-        """Size of axis 2."""
-        return self._legacy(2)
-
-    @property
-    def width(self) -> int:
-        """Size of axis 3."""
-        return self._legacy(3)
-
-    def reshape(self, *dims: int) -> None:
-        """Give it another shape; the values are zero then, unless the shape is the one that it has."""
-        shape = tuple(operator.index(dim) for dim in dims)
-        if any(dim < 1 for dim in shape):
-            raise ValueError(f"sizes are positive; received {shape}")
-        if shape != self.shape:
-            self._set(np.zeros(shape, self._data.dtype))
-
-    def _legacy(self, axis: int) -> int:
-        if self._data.ndim > 4:
-            raise ValueError(f"num, channels, height and width are of blobs of at most 4 axes; this has {self.shape}")
-        return self.shape[axis] if axis < self._data.ndim else 1
-
-
-class Blobs(list[Blob]):
-    """The learned parameters of a Python layer: ``self.blobs``."""
-
-    def __init__(self, dtype: Any):
-        super().__init__()
-        self.dtype = dtype
-
-    def add_blob(self, *dims: int) -> None:
-        """Another parameter of this shape. It starts with what ``setup`` writes to its ``data``, else 0."""
-        self.append(Blob(np.zeros(dims, self.dtype)))
-
-
-class PythonLayer:
-    """Base of the classes that a net's Python layers name, in place of ``caffe.Layer``.
-
-    >>> class Twice(PythonLayer):
-    ...     def reshape(self, bottom, top):
-    ...         top[0].reshape(*bottom[0].shape)
-    ...     def forward(self, bottom, top):
-    ...         top[0].data[...] = 2 * bottom[0].data
-    ...     def backward(self, top, propagate_down, bottom):
-    ...         bottom[0].diff[...] = 2 * top[0].diff
-
-    In prototxt: ``layer { type: "Python" bottom: "x" top: "y" python_param { module: "mine" layer: "Twice" } }``;
-    and ``compile_net(net, python_modules=["mine"])``.
-
-    Every call of the net makes a fresh object and calls ``setup``, ``reshape`` and ``forward``; the backward pass
-    makes another, and calls ``backward`` after these three. So nothing is left from one call to the next, and what
-    ``setup`` does, it does often: read large files when the module is imported instead.
-
-    Attributes:
-        param_str: text of ``python_param``.
-        phase: 0 in TRAIN, 1 in TEST.
-        blobs: learned parameters; ``self.blobs.add_blob(*dims)`` in ``setup`` adds one.
-    """
-
-    param_str: str = ""
-    phase: int = 1
-    blobs: Blobs
-
-    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """Read ``param_str``, check the blobs, add parameters."""
-
-    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """Give the tops their shapes. These depend on the bottoms' shapes, not on their values."""
-
-    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """Write the tops' ``data``."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
-
-    def backward(self, top: Sequence[Blob], propagate_down: Sequence[bool], bottom: Sequence[Blob]) -> None:
-        """Write ``diff`` of the bottoms that ``propagate_down`` asks for, and of ``self.blobs``."""
-        raise NotImplementedError(f"{type(self).__name__} has no backward")
 
 
 def trust(graph: Graph, modules: Sequence[str]) -> Graph:
@@ -146,9 +31,10 @@ def trust(graph: Graph, modules: Sequence[str]) -> Graph:
         SpecError: a layer's module is not; nothing has been imported then.
         JaffeError: ``modules`` is not a list of names.
     """
-    if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
+    names = tuple(modules) if isinstance(modules, Iterable) and not isinstance(modules, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
         raise JaffeError(f"python_modules is a list of names; received {modules!r}")
-    nodes = [replace(node, trusted=_module(node) in modules) if node.type == "Python" else node
+    nodes = [replace(node, trusted=_module(node) in names) if node.type == "Python" else node
              for node in graph.nodes]
     for node in nodes:
         if node.type == "Python" and not node.trusted:
@@ -197,6 +83,23 @@ def _load(node: Node) -> Callable[..., Any]:
     return code
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside, the generators of ``np.random`` and ``random`` start from this number; afterwards they are as before."""
+    with _ONE_AT_A_TIME:
+        before, before_python = np.random.get_state(), random.getstate()
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
+            random.setstate(before_python)
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class _Wanted:
@@ -210,14 +113,16 @@ class Python(Layer):
     """A layer of the caller's own: a class as ``caffe.Layer`` has them, or a function of NumPy arrays.
 
     Shapes: what the class's ``reshape`` gives the tops; of a function, found by calling it with zeros.
-    Weights: blob0, blob1, ...: what ``setup`` adds to ``self.blobs``, and writes to them.
+    Weights: blob0, blob1, ...: what ``setup`` and the first ``reshape`` add to ``self.blobs``, and write to them.
     The class derives from ``jaffe.PythonLayer``; see there. A function takes the bottoms as arrays, and
     ``param_str`` if it has a parameter of that name, and returns a top or a tuple of tops. It has a gradient if it
     has an attribute ``backward``, a function of the bottoms and the tops' gradients that returns a gradient, or
     ``None``, for each bottom.
     The code runs on the host, whatever the device, by ``jax.pure_callback``: once an item under ``vmap``, and the
-    class's ``forward`` again in the backward pass. ``jax.export`` refuses nets with such layers. As in Caffe it is no
-    loss unless the net states a loss_weight, and ``backward`` finds that weight in the top's ``diff``.
+    class's ``forward`` again in the backward pass. There ``np.random`` and ``random`` draw the same numbers again;
+    they are seeded by the key of the call, else by the layer's name. ``jax.export`` refuses nets with such layers.
+    As in Caffe it is no loss unless the net states a loss_weight, and ``backward`` finds that weight in the top's
+    ``diff``.
     It runs only if the caller names the module (``python_modules``). ``share_in_parallel`` has no effect, as in
     Caffe. Layers that read data, without bottoms and parameters, are refused: they keep their place between calls.
     Source: Caffe 1.0, ``python_layer.hpp``.
@@ -250,32 +155,33 @@ class Python(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         learned = len(weights)
-        inputs = [*(weights[f"blob{i}"] for i in range(learned)), *bottoms]
+        inputs = [*(weights[f"blob{i}"] for i in range(learned)), *(x.astype(ctx.dtype) for x in bottoms)]
+        seed = jnp.uint32(self._seed) if ctx.rng is None else jax.random.bits(ctx.rng, dtype=jnp.uint32)
         tops = tuple(jax.ShapeDtypeStruct(shape, ctx.dtype) for shape in self.shapes([x.shape for x in bottoms]))
 
-        def run(*values: Array) -> tuple[Array, ...]:
+        def run(seed: Array, *values: Array) -> tuple[Array, ...]:
             host = functools.partial(self._forward, learned)
-            return tuple(jax.pure_callback(host, tops, *values, vmap_method="sequential"))
+            return tuple(jax.pure_callback(host, tops, seed, *values, vmap_method="sequential"))
 
-        def forward(*inputs: Any) -> Any:
+        def forward(seed: Any, *inputs: Any) -> Any:
             values = tuple(x.value for x in inputs)
-            return run(*values), (values, _Wanted(tuple(x.perturbed for x in inputs)))
+            return run(seed.value, *values), (seed.value, values, _Wanted(tuple(x.perturbed for x in inputs)))
 
-        def backward(kept: Any, d_tops: Any) -> tuple[Array, ...]:
-            values, wanted = kept
+        def backward(kept: Any, d_tops: Any) -> tuple[Array | None, ...]:
+            seed, values, wanted = kept
             self._check_gradient()
             d_tops = [jnp.zeros(d.shape, d.dtype) if isinstance(d, jax.custom_derivatives.SymbolicZero) else d
                       for d in d_tops]
             asked = [jax.ShapeDtypeStruct(x.shape, x.dtype)
                      for x, one in zip(values, wanted.inputs, strict=True) if one]
             host = functools.partial(self._backward, learned, wanted)
-            found = iter(jax.pure_callback(host, asked, *values, *d_tops, vmap_method="sequential"))
-            return tuple(next(found) if one else jnp.zeros_like(x)
-                         for x, one in zip(values, wanted.inputs, strict=True))
+            found = iter(jax.pure_callback(host, asked, seed, *values, *d_tops, vmap_method="sequential"))
+            return None, *(next(found) if one else jnp.zeros_like(x)
+                           for x, one in zip(values, wanted.inputs, strict=True))
 
         call = jax.custom_vjp(run)
         call.defvjp(forward, backward, symbolic_zeros=True)
-        return call(*inputs)
+        return call(seed, *inputs)
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Not known: 0."""
@@ -289,28 +195,45 @@ class Python(Layer):
         return self._found[key]
 
     def _tried(self, shapes: tuple[Shape, ...]) -> tuple[list[Shape], list[np.ndarray]]:
-        bottoms = [Blob(np.zeros(shape, np.float32)) for shape in shapes]
-        try:
-            if not inspect.isclass(self.code):
-                tops: list[Any] = self._called([blob.data for blob in bottoms])
-                values = []
-            else:
-                layer, tops = self._made(bottoms, np.float32)
+        if not shapes and not inspect.isclass(self.code):
+            raise self._feeding()
+        bottoms = [Blob(np.zeros(shape)) for shape in shapes]  # float64: no parameter loses digits
+        values: list[np.ndarray] = []
+        with self._blamed("", shapes), _seeded(self._seed):
+            if inspect.isclass(self.code):
+                layer, found = self._made(bottoms, np.float64)
+                layer.reshape(bottoms, found)
                 values = [blob.data.copy() for blob in layer.blobs]
-                layer.reshape(bottoms, tops)
-        except SpecError:
-            raise
-        except Exception as error:  # whatever the user's code raises is about these shapes
-            on = ", ".join(map(str, shapes)) or "none"
-            raise self.node.error(f"{self._name} failed on bottoms of shape {on}: "
-                                  f"{type(error).__name__}: {error}") from error
+                tops = [top.shape for top in found]
+            else:
+                tops = [np.shape(top) for top in self._called([blob.data for blob in bottoms])]
         if not shapes and not values:
-            raise self.node.error(f"{self._name} has neither bottoms nor parameters: a layer that reads data keeps its "
-                                  "place between calls, which is not supported; expected an Input layer, or "
-                                  "Solver(data=...), fed by that code")
+            raise self._feeding()
         if len(tops) != len(self.node.tops):
             raise self.node.error(f"{self._name} returns {len(tops)} tops; found {len(self.node.tops)}")
-        return [tuple(np.shape(top.data if isinstance(top, Blob) else top)) for top in tops], values
+        return tops, values
+
+    def _feeding(self) -> SpecError:
+        return self.node.error(f"{self._name} has neither bottoms nor parameters: a layer that reads data keeps its "
+                               "place between calls, which is not supported; expected an Input layer, or "
+                               "Solver(data=...), fed by that code")
+
+    @contextmanager
+    def _blamed(self, where: str, shapes: Sequence[Shape]) -> Iterator[None]:
+        """Whatever the user's code raises inside, as an error that names the layer."""
+        try:
+            yield
+        except SpecError:
+            raise
+        except Exception as error:
+            on = ", ".join(map(str, shapes)) or "none"
+            raise self.node.error(f"{self._name} failed {where}on bottoms of shape {on}: "
+                                  f"{type(error).__name__}: {error}") from error
+
+    @property
+    def _seed(self) -> int:
+        """Of the random numbers in a call without a key."""
+        return zlib.crc32(self.node.name.encode())
 
     @property
     def _name(self) -> str:
@@ -342,48 +265,58 @@ class Python(Layer):
         """A layer after ``forward``, its bottoms and its tops."""
         bottoms = [Blob(array) for array in arrays[learned:]]
         layer, tops = self._made(bottoms, arrays[0].dtype)
-        for blob, value in zip(layer.blobs, arrays[:learned], strict=True):
+        for blob, value in zip(layer.blobs, arrays, strict=False):  # what setup added: reshape may read it
             blob.data[...] = value
         layer.reshape(bottoms, tops)
+        for blob, value in zip(layer.blobs, arrays[:learned], strict=True):
+            blob.data[...] = value
         layer.forward(bottoms, tops)
         return layer, bottoms, tops
 
-    def _forward(self, learned: int, *inputs: Any) -> tuple[np.ndarray, ...]:
+    def _forward(self, learned: int, seed: Any, *inputs: Any) -> tuple[np.ndarray, ...]:
         """On the host."""
         arrays = [np.array(x) for x in inputs]  # copies: the user's code may write to them
-        shapes = self.shapes([x.shape for x in arrays[learned:]])
-        if inspect.isclass(self.code):
-            tops = [top.data for top in self._ran(arrays, learned)[2]]
-        else:
-            tops = self._called(arrays)
-        if [np.shape(top) for top in tops] != shapes:
-            raise ValueError(f"layer {self.node.name!r}: {self._name} gives tops of shape "
-                             f"{[np.shape(top) for top in tops]} in forward; expected {shapes}, as found from the "
-                             "shapes of the bottoms alone")
-        dtype = arrays[0].dtype
-        return tuple(np.asarray(top, dtype) for top in tops)
+        given, dtype = [x.shape for x in arrays[learned:]], arrays[0].dtype
+        with self._blamed("in forward ", given), _seeded(int(seed)):
+            if inspect.isclass(self.code):
+                found: list[Any] = [top.data for top in self._ran(arrays, learned)[2]]
+            else:
+                found = self._called(arrays)
+            tops = tuple(np.asarray(top, dtype) for top in found)
+        shapes = self.shapes(given)
+        if [top.shape for top in tops] != shapes:
+            raise self.node.error(f"{self._name} gives tops of shape {[top.shape for top in tops]} in forward; "
+                                  f"expected {shapes}, as found from the shapes of the bottoms alone")
+        return tops
 
-    def _backward(self, learned: int, wanted: _Wanted, *values: Any) -> list[np.ndarray]:
+    def _backward(self, learned: int, wanted: _Wanted, seed: Any, *values: Any) -> list[np.ndarray]:
         """On the host: gradients of the wanted inputs."""
         arrays = [np.array(x) for x in values]
         count = len(wanted.inputs)
         inputs, d_tops = arrays[:count], arrays[count:]
-        if inspect.isclass(self.code):
-            layer, bottoms, tops = self._ran(inputs, learned)
-            for top, d_top in zip(tops, d_tops, strict=True):
-                top.diff[...] = d_top
-            layer.backward(tops, list(wanted.inputs[learned:]), bottoms)
-            found: list[Any] = [blob.diff for blob in (*layer.blobs, *bottoms)]
-        else:
-            found = self.code.backward(*inputs, *d_tops)  # type: ignore[attr-defined]
-            found = list(found) if isinstance(found, (tuple, list)) else [found]
-            if len(found) != count:
-                raise ValueError(f"layer {self.node.name!r}: the backward of {self._name} returns {len(found)} "
-                                 f"gradients; expected one for each of {count} bottoms")
-        return [
-            np.zeros_like(x) if d is None else np.asarray(d, x.dtype).reshape(x.shape)
-            for x, d, one in zip(inputs, found, wanted.inputs, strict=True) if one
-        ]
+        given = [x.shape for x in inputs]
+        with self._blamed("in backward ", given[learned:]), _seeded(int(seed)):
+            if inspect.isclass(self.code):
+                layer, bottoms, tops = self._ran(inputs, learned)
+                for top, d_top in zip(tops, d_tops, strict=True):
+                    top.diff[...] = d_top
+                layer.backward(tops, list(wanted.inputs[learned:]), bottoms)
+                found: list[Any] = [blob.diff for blob in (*layer.blobs, *bottoms)]
+            else:
+                found = self.code.backward(*inputs, *d_tops)  # type: ignore[attr-defined]
+                found = list(found) if isinstance(found, (tuple, list)) else [found]
+            dtype = arrays[0].dtype
+            gradients = [None if d is None else np.asarray(d, dtype) for d in found]
+        if len(gradients) != count:
+            raise self.node.error(f"the backward of {self._name} returns {len(gradients)} gradients; expected one for "
+                                  f"each of {count} bottoms")
+        names = [*(f"blob{i}" for i in range(learned)), *(f"bottom {name!r}" for name in self.node.proto.bottom)]
+        for name, shape, d, one in zip(names, given, gradients, wanted.inputs, strict=True):
+            if one and d is not None and d.shape != shape:
+                raise self.node.error(f"the backward of {self._name} gives {name} a gradient of shape {d.shape}; "
+                                      f"expected {shape}")
+        return [np.zeros_like(x) if d is None else d
+                for x, d, one in zip(inputs, gradients, wanted.inputs, strict=True) if one]
 
     def _check_gradient(self) -> None:
         own = getattr(self.code, "backward", None)
