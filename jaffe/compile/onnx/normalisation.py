@@ -13,17 +13,24 @@ from jaffe.netdef.jaffe_pb2 import BNParameter, LRNParameter
 
 @writes("LRN")
 def lrn(call: Call) -> Sequence[str]:
-    """LRN; within a channel by an AveragePool of the squares."""
+    """LRN; within a channel, and with numbers that onnxruntime refuses, by an AveragePool of the squares."""
     p, size = call.p, call.p.local_size
-    if p.norm_region == LRNParameter.WITHIN_CHANNEL:
-        reach = [min((size - 1) // 2, int(n) - 1) for n in call.shape[2:]]
-        kernel = [2 * r + 1 for r in reach]
-        mean = call.op("AveragePool", call.op("Mul", call.x, call.x), kernel_shape=kernel, pads=reach * 2,
-                       count_include_pad=1)
-        scaled = call.op("Mul", mean, p.alpha * math.prod(kernel) / size**2)
-        return [call.op("Mul", call.x, call.op("Pow", call.op("Add", scaled, 1.0), -p.beta))]
-    window = min(size, 2 * int(call.shape[1]) - 1)  # a wider one sums nothing more
-    return [call.op("LRN", call.x, size=window, alpha=p.alpha * window / size, beta=p.beta, bias=p.k)]
+    within = p.norm_region == LRNParameter.WITHIN_CHANNEL
+    n, channels, height, width = call.shape
+    axes = (height, width) if within else (channels,)
+    reach = [min((size - 1) // 2, int(axis) - 1) for axis in axes]  # a wider window sums nothing more
+    kernel = [2 * r + 1 for r in reach]
+    alpha = p.alpha * math.prod(kernel) / size ** len(kernel)
+    if not within and p.alpha > 0 and p.beta > 0:
+        return [call.op("LRN", call.x, size=kernel[0], alpha=alpha, beta=p.beta, bias=p.k)]
+    square = call.op("Mul", call.x, call.x)
+    if not within:
+        square = call.reshape(square, (n, channels, height * width))
+        square, kernel, reach = call.op("Unsqueeze", square, call.ints([1])), [*kernel, 1], [*reach, 0]
+    mean = call.op("AveragePool", square, kernel_shape=kernel, pads=reach * 2, count_include_pad=1)
+    total = call.op("Add", call.op("Mul", mean, alpha), 1.0 if within else p.k)
+    scale = call.op("Pow", total, -p.beta)
+    return [call.op("Mul", call.x, scale if within else call.reshape(scale, call.shape))]
 
 
 @writes("BatchNorm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Writer:
         from onnx import numpy_helper
 
         array = np.ascontiguousarray(array).reshape(array.shape)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, hashlib.blake2b(array.data).digest())
         if key not in self._known:
             self._known[key] = self.fresh(name)
             self.constants[self._known[key]] = numpy_helper.from_array(array, self._known[key])
@@ -198,7 +199,11 @@ class Call:
         return value if list(order) == list(range(len(order))) else self.op("Transpose", value, perm=list(order))
 
     def reduce(self, op: str, value: str, axes: Sequence[int], *, keep: bool = False) -> str:
-        """ReduceSum, ReduceMean, ... over some axes."""
+        """ReduceSum, ReduceMean, ... over some axes; without any, of each value alone, where ONNX takes all axes."""
+        if not axes:
+            if op == "ReduceSumSquare":
+                return self.op("Mul", value, value)
+            return self.op("Abs", value) if op == "ReduceL1" else value
         return self.op(op, value, self.ints(axes), keepdims=int(keep))
 
     def size(self, value: str, axis: int) -> str:
