@@ -164,6 +164,18 @@ def test_pooling_with_sides_of_their_own_over_any_number_of_axes(sizes, ceil, da
     assert_pools(x, PoolGeometry(kernel, stride, pad, ceil))
 
 
+def test_a_nan_is_the_maximum_of_its_windows():
+    """Its value and its place; of several the first."""
+    x = np.arange(30, dtype=np.float32).reshape(1, 1, 6, 5)
+    x[0, 0, 2, 2] = x[0, 0, 3, 3] = np.nan
+    geometry = PoolGeometry((3, 2), (1, 1), ((1, 0), (0, 0)))
+    nan, places = math.nan, max_places(x, geometry)[0, 0]
+    np.testing.assert_array_equal(max_pool(x, geometry)[0, 0, 1:4], [
+        [11, nan, nan, 14], [16, nan, nan, nan], [21, nan, nan, nan]])
+    np.testing.assert_array_equal(places, [
+        [6, 7, 8, 9], [11, 12, 12, 14], [16, 12, 12, 18], [21, 12, 12, 18], [26, 27, 18, 18]])
+
+
 @settings(max_examples=15, deadline=None)
 @given(axes=st.integers(1, 3), stride=st.integers(1, 2), pad=SIDES, dilation=st.integers(1, 2))
 def test_convolution_of_any_number_of_axes(axes, stride, pad, dilation):

@@ -206,6 +206,10 @@ WRONG = {
         MASK, "Upsample", "upsample_param { upsample_h: 4 upsample_w: 4 pad_out_h: true }",
         "expected upsample_h and upsample_w, or pad_out_h; found both",
     ),
+    "upsample_size_and_scales": (
+        MASK, "Upsample", "upsample_param { upsample_h: 4 upsample_w: 4 scale_h: 2 scale_w: 2 }",
+        "expected upsample_h and upsample_w, or scale_h; found both",
+    ),
     "upsample_pad_out": (
         MASK, "Upsample", "upsample_param { scale: 3 pad_out_w: true }",
         "pad_out_w needs a scale of 2; found 3",

@@ -157,4 +157,7 @@ class DepthwiseConvolution(Convolution):
 
 @built_in("ConvolutionDepthwise")
 class ConvolutionDepthwise(DepthwiseConvolution):
-    """Another name of DepthwiseConvolution. Source: ``conv_dw_layer.cpp``, which did not read ``num_output``."""
+    """Another name of DepthwiseConvolution: ``num_output`` is a multiple of C, C by default.
+
+    Source: ``conv_dw_layer.cpp``, which did not read ``num_output`` and always had C outputs.
+    """

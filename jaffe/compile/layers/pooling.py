@@ -26,6 +26,7 @@ class Pooling(Layer):
     ``global_pooling`` takes the whole image as the one window.
     Source: Caffe 1.0, ``pooling_layer.cpp``. A window without any cell (stride > kernel at the border)
     averages to 0 here, where Caffe divides 0 by 0; its maximum is -inf, in Caffe the least float32.
+    A NaN in a window is its maximum, and the first NaN's place is given; in Caffe a NaN is never a maximum.
     Kernels of more than 2^20 cells that are not the whole image, and STOCHASTIC ones of more than 2^10, are refused.
 
     Of forks: ``ceil_mode: false`` is ``round_mode: FLOOR``. ``pad_t``, ``pad_b``, ``pad_l``, ``pad_r`` pad each side on

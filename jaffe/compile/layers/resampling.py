@@ -125,8 +125,9 @@ class Upsample(Layer):
         if sized and bottoms == 1:
             raise error(f"{sized[0]} is for a bottom with a mask; found one bottom")
         if "upsample_h" in stated:
-            if len(sized) > 1:
-                raise error(f"expected upsample_h and upsample_w, or {sized[1]}; found both")
+            others = [name for name in ("scale_h", "pad_out_h", "pad_out_w") if name in stated]
+            if others:
+                raise error(f"expected upsample_h and upsample_w, or {others[0]}; found both")
             sizes = (p.upsample_h, p.upsample_w)
         else:
             scale = (p.scale_h, p.scale_w) if "scale_h" in stated else (p.scale, p.scale)

@@ -42,7 +42,8 @@ class Im2col(Unfolding):
 
     Shapes: (N..., C, in...) -> (N..., C * cells of the kernel, out...), channels at ``axis``, sizes as Convolution's.
     ``y[(c kh + i) kw + j, p, q] = x[c, p stride + i dilation - pad, q stride + j dilation - pad]``, 0 outside.
-    Source: Caffe 1.0, ``im2col_layer.cpp``. Reads kernel, stride, pad, dilation and axis.
+    Source: Caffe 1.0, ``im2col_layer.cpp``. Reads kernel, stride, pad, dilation and axis. A convolution's
+    other settings, ``num_output``, ``group``, ``bias_term`` and the fillers, are ignored, as in Caffe.
     """
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:

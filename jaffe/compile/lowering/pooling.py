@@ -76,7 +76,8 @@ def average_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """Where each window's largest value stands in its channel, counted row by row (``h * W + w``), as floats.
 
-    x: (N, C, spatial...). The first of equal ones; -1 where there is none. Has no gradient.
+    x: (N, C, spatial...). The first of equal ones; -1 where there is none; the first NaN where there is one. Has no
+    gradient.
     """
     x = lax.stop_gradient(x)
     count = math.prod(x.shape[2:])
@@ -84,7 +85,8 @@ def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 
     def larger(one: Any, other: Any) -> Any:
         (a, i), (b, j) = one, other
-        first = (a > b) | ((a == b) & (i < j))
+        equal = (a == b) | (jnp.isnan(a) & jnp.isnan(b))
+        first = jnp.where(equal, i < j, jnp.isnan(a) | (a > b))  # NaN above all
         return jnp.where(first, a, b), jnp.where(first, i, j)
 
     start = (np.array(-np.inf, x.dtype)[()], np.int32(-1))
