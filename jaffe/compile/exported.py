@@ -114,10 +114,12 @@ def exported_part(net: CompiledNet, outputs: Iterable[str] | None) -> Part:
     if net.phase != "TEST":
         raise JaffeError(f"net {net.name!r} is in phase {net.phase}; expected TEST: what is exported is the "
                          'forward pass that a trained net is used for; compile it with phase="TEST"')
-    if isinstance(outputs, str):
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable | None):
         raise JaffeError(f"outputs is a list of blobs; received {outputs!r}")
     wanted: dict[str, str] = {}
     for blob in net.outputs if outputs is None else outputs:
+        if not isinstance(blob, str):
+            raise JaffeError(f"outputs is a list of blobs; received {blob!r} in it")
         if blob not in net.graph.blobs:
             raise JaffeError(f"the net has no blob {blob!r}{suggest(blob, net.graph.blobs)}")
         wanted[blob] = net.graph.blobs[blob]

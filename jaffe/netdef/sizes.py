@@ -13,7 +13,7 @@ _MOST = 2**31 - 1  # Caffe's limit on an axis
 def sizes(what: str, shape: Sequence[int]) -> tuple[int, ...]:
     """A shape given from outside as a tuple of ints. Raises JaffeError unless all sizes are positive whole numbers."""
     try:
-        result = tuple(operator.index(size) for size in shape)
+        result = tuple(0 if isinstance(size, bool) else operator.index(size) for size in shape)
     except TypeError:
         result = (0,)
     if any(size < 1 for size in result):
