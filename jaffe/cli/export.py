@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,21 +24,32 @@ def export(
                                            show_default=False)] = "",
     outputs: Annotated[list[str], typer.Option("--output", help="A blob to return, in place of the net's outputs; "
                                                "repeatable.", show_default=False)] = [],  # noqa: B006  typer copies it
-    batch: Annotated[int, typer.Option(min=0, help="Items in a batch.", show_default="any number")] = 0,
-    platforms: Annotated[str, typer.Option(help="What StableHLO is for, separated by commas.")] = "cpu,cuda",
+    batch: Annotated[int, typer.Option(min=0, help="Items in a batch, in place of the first size of --input.",
+                                       show_default="any number")] = 0,
+    platforms: Annotated[str, typer.Option(help="What StableHLO is for, separated by commas.",
+                                           show_default="cpu,cuda")] = "",
     inputs: Inputs = [],  # noqa: B006
     python_modules: PythonModules = [],  # noqa: B006
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
 ) -> None:
     """Write a net and its weights as ONNX, or as StableHLO: the forward pass in phase TEST."""
-    from jaffe.cli.files import write
+    from jaffe.cli.files import check_target, write
     from jaffe.cli.options import parse_shapes, read_model
     from jaffe.netdef import JaffeError
 
     if not onnx and not stablehlo:
         raise JaffeError("expected --onnx or --stablehlo: the file to write")
+    if platforms and not stablehlo:
+        raise JaffeError("--platforms is for --stablehlo; an ONNX file has none")
+    if onnx and stablehlo and os.path.realpath(onnx) == os.path.realpath(stablehlo):
+        raise JaffeError(f"--onnx and --stablehlo name the same file, {stablehlo}")
+    for target in filter(None, (onnx, stablehlo)):
+        check_target(target, force)
     from jaffe.compile import compile_net
+    from jaffe.compile.export import check_platforms
 
+    names = [name.strip() for name in (platforms or "cpu,cuda").split(",")]
+    check_platforms(names)
     net = compile_net(read_model(model), phase="TEST", inputs=parse_shapes(inputs), python_modules=python_modules)
     variables = load(net, weights, outputs)
     choice: dict[str, Any] = {"outputs": outputs or None, "batch": batch or "polymorphic"}
@@ -50,7 +62,6 @@ def export(
             for value in values:
                 show(kind, value.name, [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim])
     if stablehlo:
-        names = platforms.split(",")
         content = told(lambda: net.export(variables, platforms=names, **choice))
         write(stablehlo, content, force)
         print(f"{stablehlo}: StableHLO for {', '.join(names)}, {len(content):,} bytes")

@@ -31,7 +31,7 @@ def export(
 ) -> bytes:
     """Serialise a net's forward pass; see ``CompiledNet.export``."""
     part = exported_part(net, outputs)
-    _check_platforms(platforms)
+    check_platforms(platforms)
     _check_code(part)
     if batch == "polymorphic":
         try:
@@ -48,7 +48,8 @@ def export(
     return _serialise(net, rebatched(net, part, batch), variables, part, part.with_batch(batch), platforms, rng)
 
 
-def _check_platforms(platforms: Sequence[str]) -> None:
+def check_platforms(platforms: Sequence[str]) -> None:
+    """Raises JaffeError unless it is a list of the platforms there are."""
     if isinstance(platforms, str) or not platforms or any(platform not in PLATFORMS for platform in platforms):
         raise JaffeError(f"platforms is a list of {', '.join(PLATFORMS)}; received {platforms!r}")
 

@@ -49,9 +49,15 @@ def test_a_blob_of_a_net_for_training(tmp_path: Path):
     [
         ([], "jaffe: expected --onnx or --stablehlo: the file to write"),
         (["--onnx", "there.onnx"], "jaffe: there.onnx is there already; --force overwrites it"),
+        (["--onnx", "a", "--stablehlo", "./a"], "jaffe: --onnx and --stablehlo name the same file, ./a"),
+        (["--onnx", "a", "--stablehlo", "there.onnx"], "jaffe: there.onnx is there already; --force overwrites it"),
+        (["--onnx", "a", "--stablehlo", "gone/b", "--weights", "gone"],
+         "jaffe: gone/b: cannot be written: No such file or directory"),
+        (["--onnx", ".", "--force", "--weights", "gone"], "jaffe: .: cannot be written: Is a directory"),
+        (["--onnx", "a", "--platforms", "cpu"], "jaffe: --platforms is for --stablehlo; an ONNX file has none"),
         (["--onnx", "a.onnx", "--weights", "other.npz"], "jaffe: no layer of other.npz is in net 'net'"),
         (["--onnx", "a.onnx", "--output", "z"], "jaffe: the net has no blob 'z'"),
-        (["--stablehlo", "a", "--platforms", "cpu,gpu"],
+        (["--stablehlo", "a", "--platforms", "cpu, gpu", "--weights", "gone"],
          "jaffe: platforms is a list of cpu, cuda, rocm, tpu; received ['cpu', 'gpu']"),
     ],
 )
@@ -60,6 +66,16 @@ def test_wrong_options(arguments, message, tmp_path: Path):
     (tmp_path / "there.onnx").write_text("")
     write_weights(tmp_path / "other.npz", {"else": [np.ones(2)]})
     assert message in jaffe("export", "net.prototxt", *arguments, cwd=tmp_path, status=1)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_batch_in_place_of_an_inputs(tmp_path: Path):
+    (tmp_path / "net.prototxt").write_text(NET)
+    output = jaffe("export", "net.prototxt", "--stablehlo", "net.bin", "--platforms", "cpu, cuda", "--batch", "4",
+                   "--input", "x=3,11", cwd=tmp_path)
+    assert output.startswith("net.bin: StableHLO for cpu, cuda, ")
+    assert output.splitlines()[1:] == ["  input   x  (4, 11)", "  output  y  (4, 5)"]
+    assert "in place of the first size of --input" in " ".join(jaffe("export", "--help").split())
 
 
 def test_weights_that_a_file_lacks(tmp_path: Path):
