@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaffe.compile.fillers import check
-from jaffe.compile.layer import Layer, Shape, Weight, check_types, make_layer
+from jaffe.compile.layer import MOST_VALUES, Layer, Shape, Weight, check_types, make_layer
 from jaffe.compile.layers.data import Source
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import ParamSpec
 from jaffe.netdef.weights import blob_shape, blob_size, same_values
-
-MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jaffe.netdef.schema import SETTINGS_FIELDS, settings_fields
 
 Array = jax.Array
 Shape = tuple[int, ...]
+MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Layer:
     Class attributes:
         bottoms, tops: least and most number of blobs (``None``: no limit).
         source: its tops are fed from outside: they are inputs of the net.
+        infinite: its settings may be infinite.
         attributes: names and defaults of the settings of a user's own layer (``attribute { ... }``).
 
     An instance belongs to one node of a graph: ``self.node``, and ``self.p``, its settings message.
@@ -82,6 +84,7 @@ class Layer:
     bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     tops: ClassVar[tuple[int, int | None]] = (1, 1)
     source: ClassVar[bool] = False
+    infinite: ClassVar[bool] = False
     attributes: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, node: Node):
@@ -128,11 +131,13 @@ class Layer:
         """Whether every top is the first bottom, unchanged."""
         return False
 
-    def axis(self, value: int, ndim: int, field: str = "axis") -> int:
+    def axis(self, value: int, ndim: int, field: str = "axis", signed: bool = True) -> int:
         """A possibly negative axis as an index in [0, ndim). Raises SpecError when out of range."""
+        if ndim == 0:
+            raise self.node.error(f"{field} {value} is out of range; the blob is a single number, without axes")
         if not -ndim <= value < ndim:
             raise self.node.error(f"{field} {value} is out of range for a blob of {ndim} axes; "
-                                  f"expected {-ndim} to {ndim - 1}")
+                                  f"expected {-ndim if signed else 0} to {ndim - 1}")
         return value % ndim
 
     def counts(self) -> tuple[tuple[int, int | None], tuple[int, int | None]]:
@@ -156,13 +161,24 @@ class Layer:
                 raise self.node.error(f"{self.node.type} takes {expected}; found {found}")
 
     def _check_settings(self, own: Sequence[str]) -> None:
-        """Settings of another layer type would be ignored without a word: refuse them."""
+        """Settings of another layer type would be ignored without a word: refuse them; and infinity and NaN."""
         if self.node.type not in _BUILT_IN:
             return
-        for stated, _ in self.node.proto.ListFields():
-            if stated.name in SETTINGS_FIELDS and stated.name not in own and stated.name not in _SHARED_SETTINGS:
+        for stated, message in self.node.proto.ListFields():
+            if stated.name not in SETTINGS_FIELDS:
+                continue
+            if stated.name not in own and stated.name not in _SHARED_SETTINGS:
                 near = f"; expected {own[0]}" if own else ""
                 raise self.node.error(f"{self.node.type} does not read {stated.name}{near}")
+            if not self.infinite:
+                self._check_finite(message)
+
+    def _check_finite(self, settings: Any) -> None:
+        for stated, value in settings.ListFields():
+            if stated.cpp_type == stated.CPPTYPE_FLOAT:
+                for number in [value] if isinstance(value, float) else value:
+                    if not math.isfinite(number):
+                        raise self.node.error(f"{stated.name} is a finite number; found {number:g}")
 
 
 _SHARED_SETTINGS = {"transform_param", "loss_param"}  # Caffe's nets carry these where nothing reads them

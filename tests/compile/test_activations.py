@@ -41,6 +41,7 @@ FORMULAS = {
     "clip": (
         "Clip", "clip_param { min: -0.75 max: 2 }", lambda x: np.clip(x, -0.75, 2), lambda x: (x >= -0.75) & (x <= 2)
     ),
+    "clip_below": ("Clip", "clip_param { min: 0 max: inf }", lambda x: np.maximum(x, 0), lambda x: x >= 0),
     "clip_to_one_value": ("Clip", "clip_param { min: 1 max: 1 }", np.ones_like, lambda x: x == 1),
     "threshold": ("Threshold", "threshold_param { threshold: 0.5 }", lambda x: x > 0.5, np.zeros_like),
     "exp_of_base_1": ("Exp", "exp_param { base: 1 }", np.ones_like, np.zeros_like),

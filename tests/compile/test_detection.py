@@ -210,9 +210,12 @@ def test_detection_output_of_equal_scores():
     blob = np.stack([boxes.ravel(), np.ones(16)])[None]
     text = one("DetectionOutput", "detection_output_param { num_classes: 3 background_label_id: 0 keep_top_k: 4 }",
                "l s p", inputs=input_layer("l", 1, 16) + input_layer("s", 1, 12) + input_layer("p", 1, 2, 16))
-    top = run(text, l=np.zeros((1, 16)), s=np.full((1, 12), 0.5), p=blob)
-    assert top[0, 0, :, 1].tolist() == [1, 1, 1, 2]
-    assert top[0, 0, :, 3:].tolist() == boxes[[0, 1, 3, 0]].tolist()
+    zeros = np.zeros((1, 12))
+    zeros[0, :8] *= -1  # -0.0 equals 0.0
+    for scores in (np.full((1, 12), 0.5), zeros):
+        top = run(text, l=np.zeros((1, 16)), s=scores, p=blob)
+        assert top[0, 0, :, 1].tolist() == [1, 1, 1, 2]
+        assert top[0, 0, :, 3:].tolist() == boxes[[0, 1, 3, 0]].tolist()
 
 
 def test_detection_output_leaves_out_nan():
@@ -329,10 +332,21 @@ def test_a_nan_in_a_bin_is_its_maximum():
     assert np.argwhere(np.isnan(top[0])).tolist() == [[3, 0, 1]]
 
 
+def test_a_nan_stays_in_its_bins():
+    maps = MAPS.copy()
+    maps[0, 3, 2, 4], maps[1, 6, 5, 5] = np.nan, np.inf
+    top, pull = jax.vjp(lambda x: compile_net(one("PSROIPooling", PSROI, "x r", inputs=REGION_INPUTS)).apply(
+        {}, {"x": x, "r": REGIONS})[0]["t"], maps)
+    expected, d_maps = psroi_pooling_loop(maps, REGIONS, SCALE, 2, np.ones(top.shape))
+    assert 0 < np.count_nonzero(~np.isfinite(expected)) < 29
+    np.testing.assert_allclose(top, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(pull(np.ones_like(top))[0], d_maps, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["ROIPooling", "PSROIPooling"])
 def test_regions_of_no_image_are_nan(kind):
     text = one(kind, ROI if kind == "ROIPooling" else PSROI, "x r", inputs=REGION_INPUTS)
     regions = np.tile([0.0, 8, 8, 40, 40], (29, 1))
-    regions[1, 0], regions[2, 0] = 2, -1
+    regions[1, 0], regions[2, 0], regions[3, 0], regions[4, 2], regions[5, 3] = 2, -1, np.nan, np.nan, np.inf
     nan = np.isnan(run(text, x=MAPS, r=regions)).all(axis=(1, 2, 3))
-    assert nan.tolist() == [False, True, True] + [False] * 26
+    assert nan.tolist() == [False] + [True] * 5 + [False] * 23

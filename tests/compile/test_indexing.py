@@ -48,6 +48,15 @@ def test_argmax_of_items(shape, top):
     np.testing.assert_array_equal(y.reshape(5, 2, 3)[:, 1], np.take_along_axis(x.reshape(5, -1), index, 1))
 
 
+def test_argmax_of_zeros_of_either_sign():
+    x = np.array([[-0.0, 0, -0.0, -1], [0, -0.0, -2, -0.0]], np.float32)
+    net = compile_net(one("ArgMax", "argmax_param { top_k: 3 out_max_val: true }", inputs=input_layer("x", 2, 4)))
+    y, pull = jax.vjp(jax.jit(lambda x: net.apply({}, {"x": x})[0]["t"]), x)
+    assert y[:, 0].tolist() == [[2, 1, 0], [3, 1, 0]]
+    assert not y[:, 1].any()
+    assert pull(jnp.ones_like(y))[0].tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
+
+
 def test_argmax_of_single_numbers():
     net = compile_net(one("ArgMax", inputs=input_layer("x", 5)))
     np.testing.assert_array_equal(net.apply({}, {"x": jnp.arange(5.0)})[0]["t"], np.zeros((5, 1, 1)))

@@ -27,14 +27,78 @@ def loss_and_gradient(text: str, inputs: dict[str, np.ndarray], by: str = "x") -
     return jax.jit(jax.value_and_grad(loss))(jnp.asarray(inputs[by], jnp.float32))
 
 
-@pytest.mark.parametrize("kind", ["HingeLoss", "MultinomialLogisticLoss", "InfogainLoss"])
-@pytest.mark.parametrize("label", [-1, 5])
+@pytest.mark.parametrize("kind", ["HingeLoss", "MultinomialLogisticLoss", "InfogainLoss", "SoftmaxWithLoss"])
+@pytest.mark.parametrize("label", [-1, 5, np.nan])
 def test_a_label_outside_the_classes_is_nan(kind, label):
     third = " h" if kind == "InfogainLoss" else ""
     inputs = {"x": np.full((3, 5), 0.2), "y": np.array([0, label, 4])}
     inputs |= {"h": np.eye(5)} if third else {}
     text = one(kind, bottoms="x y" + third, inputs=ROWS + (input_layer("h", 5, 5) if third else ""))
     assert np.isnan(loss_and_gradient(text, inputs)[0])
+
+
+def test_a_nan_label_is_wrong_for_accuracy():
+    """Not the class 0."""
+    settings = "accuracy_param { ignore_label: -1 }"
+    net = compile_net(one("Accuracy", settings, bottoms="x y", tops="t u", inputs=ROWS))
+    found = net.apply({}, {"x": np.eye(5)[[0, 0, 3]], "y": [np.nan, 0, -1]})[0]
+    assert found["t"] == 0.5
+    assert found["u"].tolist() == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("tops", ["t", "t u"])
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "InfogainLoss"])
+def test_ignored_scores_may_be_anything(kind, tops, bad):
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    inputs = {"x": x, "y": np.array([3, 7, 1])} | ({"h": np.eye(5)} if kind == "InfogainLoss" else {})
+    third = input_layer("h", 5, 5) if kind == "InfogainLoss" else ""
+    text = one(kind, "loss_param { ignore_label: 7 }", bottoms=" ".join(inputs), tops=tops, inputs=ROWS + third)
+    x[1, 2] = bad
+    loss, gradient = loss_and_gradient(text, inputs)
+    p = np.exp(x[[0, 2]]) / np.exp(x[[0, 2]]).sum(1, keepdims=True)
+    np.testing.assert_allclose(loss, -np.log(p[[0, 1], [3, 1]]).sum() / 2, rtol=1e-6)
+    np.testing.assert_allclose(gradient[::2], (p - np.eye(5)[[3, 1]]) / 2, rtol=1e-5)
+    assert not gradient[1].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_ignored_logits_may_be_anything(bad):
+    inputs = {"x": np.array([[0.0, bad, 0]]), "y": np.array([[1.0, 7, 0]])}
+    text = one("SigmoidCrossEntropyLoss", "loss_param { ignore_label: 7 normalization: VALID }", bottoms="x y",
+               inputs=input_layer("x", 1, 3) + input_layer("y", 1, 3))
+    loss, gradient = loss_and_gradient(text, inputs)
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
+    assert gradient.tolist() == [[-0.25, 0, 0.25]]
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "InfogainLoss"])
+def test_gradient_where_the_probability_is_zero(kind):
+    """p - onehot, though the logarithm is -inf."""
+    inputs = {"x": np.array([[1, 2, -np.inf]]), "y": np.array([2])}
+    layers = input_layer("x", 1, 3) + input_layer("y", 1)
+    if kind == "InfogainLoss":
+        inputs, layers = inputs | {"h": np.eye(3)}, layers + input_layer("h", 3, 3)
+    loss, gradient = loss_and_gradient(one(kind, bottoms=" ".join(inputs), inputs=layers), inputs)
+    least = 1e-20 if kind == "InfogainLoss" else np.finfo(np.float32).tiny
+    np.testing.assert_allclose(loss, -np.log(float(least)), rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[1 / (1 + np.e), np.e / (1 + np.e), -1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_sigmoid_cross_entropy_is_exact(target):
+    """For right answers of high confidence too, each by itself."""
+    x = np.concatenate([np.linspace(-20, -10, 11), [-1, 0, 1], np.linspace(10, 20, 11)])
+    net = compile_net(one("SigmoidCrossEntropyLoss", bottoms="x y", inputs=input_layer("x", 1) + input_layer("y", 1)))
+
+    def loss(x):
+        return net.apply({}, {"x": x[None], "y": [target]})[0]["t"]
+
+    found, gradient = jax.jit(jax.vmap(jax.value_and_grad(loss)))(jnp.asarray(x, jnp.float32))
+    expected = target * np.logaddexp(0, -x) + (1 - target) * np.logaddexp(0, x)
+    np.testing.assert_allclose(found, expected, rtol=3e-7)
+    np.testing.assert_allclose(gradient, (1 - target) / (1 + np.exp(-x)) - target / (1 + np.exp(x)), rtol=3e-7)
+    assert gradient[12] == 0.5 - target
 
 
 def test_hinge_gradient_of_a_margin_of_zero():
@@ -167,3 +231,17 @@ def test_smooth_l1(weights, by):
     loss, gradient = loss_and_gradient(text, inputs, by)
     np.testing.assert_allclose(loss, total, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected if by == "x" else -expected, rtol=1e-5, atol=1e-6)
+
+
+def test_smooth_l1_of_an_infinite_difference():
+    inputs = {"x": np.array([[3e38, np.inf, 0]]), "y": np.array([[-3e38, 0, -np.inf]])}
+    text = one("SmoothL1Loss", "smooth_l1_loss_param { sigma: 2 }", bottoms="x y",
+               inputs=input_layer("x", 1, 3) + input_layer("y", 1, 3))
+    loss, gradient = loss_and_gradient(text, inputs)
+    assert loss == np.inf
+    assert gradient.tolist() == [[1, 1, 1]]
+
+
+def test_contrastive_of_a_nan_similarity():
+    inputs = {"x": np.ones((4, 5)), "z": np.zeros((4, 5)), "y": np.array([0, 1, np.nan, 1])}
+    assert np.isnan(loss_and_gradient(one("ContrastiveLoss", bottoms="x z y", inputs=PAIRS), inputs)[0])

@@ -52,8 +52,6 @@ def multibox(offsets, scores, blob, rows, code="CENTER_SIZE", threshold=0.5, bip
              logistic=False, l2=False, mode="VALID", background=0):
     """The loss, in float64; counts of matches and of negatives beside it."""
     prior, variance = blob.reshape(2, -1, 4)
-    if -1 in rows[:, 0]:
-        rows = rows[: list(rows[:, 0]).index(-1)]
     loc = conf = matches = negatives = 0
     for image in range(len(offsets)):
         offset, score = offsets[image].reshape(-1, 4), scores[image].reshape(len(prior), -1)
@@ -86,7 +84,7 @@ def multibox(offsets, scores, blob, rows, code="CENTER_SIZE", threshold=0.5, bip
         if mining:
             others = [i for i in others if index[i] == -1 and overlaps[i] < neg_overlap] if truth else []
             others.sort(key=lambda i: -confidence(i, background))
-            others = others[: int(len(positive) * ratio)]
+            others = others[: int(np.float32(len(positive)) * np.float32(ratio))]
         negatives += len(others)
         conf += sum(confidence(i, background) for i in others)
     z = {"VALID": matches, "FULL": len(offsets) * len(prior), "BATCH_SIZE": len(offsets), "NONE": 1}[mode]
@@ -107,6 +105,7 @@ CASES = {
     "inside": dict(inside=True, bp_inside=True, threshold=0.2),
     "backpropagation_inside": dict(bp_inside=True, by_prior=False, threshold=0.2),
     "logistic": dict(logistic=True),
+    "logistic_no_mining": dict(logistic=True, mining=False),
     "other_background": dict(background=3),
 }
 
@@ -130,7 +129,7 @@ def net_text(code="CENTER_SIZE", threshold=0.5, bipartite=False, mining=True, ra
 
 
 def data(background=0):
-    """Predictions, priors (some over the image's border) and true boxes; the last image has none."""
+    """Predictions, priors (some over the image's border) and true boxes, one of no image; the last image has none."""
     random = np.random.default_rng(1)
     corner = random.uniform(0, 0.6, (ROWS, 2))
     rows = np.concatenate([
@@ -176,7 +175,7 @@ def test_loss_and_gradient(settings):
 
 def test_no_true_boxes():
     inputs = data()
-    inputs["g"][0, 0, 0] = -1
+    inputs["g"][0, 0, :, 0] = -1
     net = compile_net(net_text())
     loss, gradient = jax.value_and_grad(lambda inputs: net.loss({}, inputs)[0])(
         {name: jnp.asarray(value, jnp.float32) for name, value in inputs.items()})
@@ -197,3 +196,66 @@ def test_equal_overlaps_and_losses():
     assert label[0, :6].tolist() == [1, 2, -1, 0, 0, -1]
     assert (label[0, 6:] == -1).all()
     assert (label[1:] == -1).all()
+
+
+def value_and_gradient(settings, inputs):
+    """The loss and its gradient by the scores, (BATCH, COUNT, CLASSES)."""
+    net = compile_net(net_text(**settings))
+    scores = jnp.asarray(inputs["s"], jnp.float32)
+    loss, gradient = jax.value_and_grad(lambda s: net.loss({}, {**inputs, "s": s})[0])(scores)
+    return loss, np.asarray(gradient).reshape(BATCH, COUNT, CLASSES)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_the_number_of_negatives_is_counted_in_float32(x64):
+    """As SSD counts it: 10 * 0.7 is 7, though float32's 0.7 is less than 0.7."""
+    inputs = data()
+    inputs["p"][0, 0, 40:] = np.tile([2, 2, 2.125, 2.125], COUNT - 10)
+    rows = inputs["g"][0, 0]
+    rows[:, 0] = -1
+    rows[:10, 0], rows[:10, 3:7] = 0, inputs["p"][0, 0, :40].reshape(10, 4)
+    with jax.enable_x64(x64):
+        _, gradient = value_and_gradient(dict(ratio=0.7, bipartite=True), inputs)
+    assert np.count_nonzero(gradient.any(-1), axis=1).tolist() == [10 + 7, 0, 0]
+
+
+@pytest.mark.parametrize("image", [np.nan, BATCH, -2])
+def test_rows_of_no_image_do_not_count(image):
+    inputs = data()
+    inputs["g"][0, 0, [0, 3], 0] = -1
+    expected = value_and_gradient({}, inputs)
+    inputs["g"][0, 0, [0, 3], 0] = image
+    found = value_and_gradient({}, inputs)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("logistic", [False, True])
+@pytest.mark.parametrize("label", [-1, 0, CLASSES, np.nan])
+def test_a_label_of_no_class_is_nan(label, logistic):
+    """The background's too."""
+    inputs = data()
+    inputs["g"][0, 0, 0, 1] = label
+    assert np.isnan(value_and_gradient(dict(logistic=logistic), inputs)[0])
+
+
+@pytest.mark.parametrize("logistic", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_do_not_count_have_no_gradient(bad, logistic):
+    """Those of the last image, which has no true box."""
+    inputs = data()
+    expected = value_and_gradient(dict(logistic=logistic), inputs)
+    inputs["s"][2] = bad
+    found = value_and_gradient(dict(logistic=logistic), inputs)
+    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert not found[1][2].any()
+
+
+@pytest.mark.parametrize("by_prior", [True, False])
+def test_export_with_any_batch(by_prior):
+    net = compile_net(net_text(by_prior=by_prior, threshold=0.3), phase="TEST")
+    inputs = {name: np.asarray(value, np.float32) for name, value in data().items()}
+    artefact = jax.export.deserialize(bytearray(net.export({}, platforms=["cpu"])))
+    found = artefact.call({**inputs, "l": inputs["l"][:2], "s": inputs["s"][:2]})  # the last image adds nothing
+    np.testing.assert_allclose(found["t"], net.apply({}, inputs)[0]["t"], rtol=1e-6)

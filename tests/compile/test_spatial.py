@@ -254,7 +254,7 @@ def test_upsample_where_places_meet_or_miss():
     np.testing.assert_array_equal(top(x, mask)[0], [[[2, 0], [4, 0], [0, 3]], [[5, 6], [7, 8], [0, 0]]])
     gradient = jax.grad(lambda x: top(x, mask).sum())(x)
     np.testing.assert_array_equal(gradient[0], [[[0, 1], [1, 1]], [[1, 1], [1, 1]]])
-    for outside in (6, -1):
+    for outside in (6, -1, np.nan):
         mask[0, 1, 0, 0] = outside
         assert np.isnan(top(x, mask)).all((2, 3)).tolist() == [[False, True]]
 

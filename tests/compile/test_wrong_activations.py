@@ -23,6 +23,18 @@ WRONG = {
         one("PReLU", 'prelu_param { filler { type: "constatn" } }', inputs=X),
         L + "slope_filler: unknown filler 'constatn'; did you mean 'constant'?",
     ),
+    "relu_slope": (
+        one("ReLU", "relu_param { negative_slope: nan }", inputs=X),
+        L + "negative_slope is a finite number; found nan",
+    ),
+    "threshold": (
+        one("Threshold", "threshold_param { threshold: -inf }", inputs=X),
+        L + "threshold is a finite number; found -inf",
+    ),
+    "clip_nan": (
+        one("Clip", "clip_param { min: nan max: 1 }", inputs=X),
+        L + "expected min <= max; found nan and 1",
+    ),
     "elu_alpha": (
         one("ELU", "elu_param { alpha: inf }", inputs=X),
         L + "alpha is a finite number; found inf",

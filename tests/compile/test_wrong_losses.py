@@ -33,8 +33,12 @@ WRONG = {
                           "(3, 7)"),
     "contrastive_labels": ("ContrastiveLoss", "", "x x z", "expected one similarity for each of 3 pairs; found 21, "
                            "(3, 7)"),
+    "contrastive_margin": ("ContrastiveLoss", "contrastive_loss_param { margin: nan }", "x x y",
+                           "margin is a finite number; found nan"),
     "smooth_l1_count": ("SmoothL1Loss", "", "x x z", "bottoms have one count; found (3, 5), (3, 5), (3, 7)"),
     "smooth_l1_sigma": ("SmoothL1Loss", "smooth_l1_loss_param { sigma: 0 }", "x x", "sigma is positive; found 0"),
+    "smooth_l1_infinite": ("SmoothL1Loss", "smooth_l1_loss_param { sigma: inf }", "x x",
+                           "sigma is a finite number; found inf"),
 }
 
 

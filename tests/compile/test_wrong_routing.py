@@ -86,6 +86,18 @@ WRONG = {
         one("Reduction", "reduction_param { axis: 3 }", inputs=X),
         L + "axis 3 is out of range for a blob of 3 axes; expected -3 to 2",
     ),
+    "axis_of_a_number": (
+        one("Softmax", inputs=input_layer("x")),
+        L + "axis 1 is out of range; the blob is a single number, without axes",
+    ),
+    "concat_dim": (
+        one("Concat", "concat_param { concat_dim: 4294967295 }", bottoms="x x", inputs=X),
+        L + "concat_dim 4294967295 is out of range for a blob of 3 axes; expected 0 to 2",
+    ),
+    "eltwise_coeff": (
+        one("Eltwise", "eltwise_param { coeff: 1 coeff: nan }", bottoms="x x", inputs=X),
+        L + "coeff is a finite number; found nan",
+    ),
     "reduction_coeff": (
         one("Reduction", "reduction_param { coeff: nan }", inputs=X),
         L + "coeff is a finite number; found nan",

@@ -18,7 +18,7 @@ def priors(count: int, seed: int = 0) -> np.ndarray:
     boxes = np.concatenate([corner, corner + size], 1)
     return np.stack([boxes.ravel(), np.tile([0.1, 0.1, 0.2, 0.2], count)])[None]
 
-# Image, label, instance, xmin, ymin, xmax, ymax, difficult; what follows a row of image -1 does not count.
+# Image, label, instance, xmin, ymin, xmax, ymax, difficult; a row of image -1 does not count.
 TRUTH = np.array([
     [0, 1, 0, 0.1, 0.1, 0.5, 0.4, 0], [1, 2, 0, 0.3, 0.2, 0.6, 0.7, 0], [0, 2, 1, 0.4, 0.4, 0.9, 0.8, 0],
     [-1] * 8, [1, 1, 0, 0.1, 0.1, 0.8, 0.8, 0],

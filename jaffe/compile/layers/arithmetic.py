@@ -26,8 +26,6 @@ class Reduction(Layer):
     """
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if not math.isfinite(self.p.coeff):
-            raise self.node.error(f"coeff is a finite number; found {self.p.coeff:g}")
         return [bottoms[0][: self.axis(self.p.axis, len(bottoms[0]))]]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:

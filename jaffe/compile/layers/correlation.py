@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.layer import MOST_VALUES, Array, Context, Layer, Shape, built_in
 from jaffe.netdef.jaffe_pb2 import CorrelationParameter
 
 
@@ -43,7 +43,10 @@ class Correlation(Layer):
         if min(out) <= 0:
             raise error(f"kernel_size {p.kernel_size} and max_displacement {p.max_displacement} with pad {p.pad} do "
                         f"not fit an input of {bottoms[0][2:]}")
-        return [(bottoms[0][0], len(self._steps()) ** 2, *out)]
+        padded = (*bottoms[0][:2], *(size + 2 * p.pad for size in bottoms[0][2:]))
+        if math.prod(padded) > MOST_VALUES:
+            raise error(f"pad {p.pad} makes maps of {math.prod(padded)} values; expected at most {MOST_VALUES}")
+        return [(bottoms[0][0], (2 * self._most() + 1) ** 2, *out)]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         p = self.p
@@ -52,29 +55,34 @@ class Correlation(Layer):
         window = (*still.shape[:2], *spans)
         still = lax.dynamic_slice(still, (0, 0, p.max_displacement, p.max_displacement), window)
 
+        starts = jnp.asarray(self.starts())
+
         @jax.checkpoint
-        def displaced(step: Array) -> Array:
-            """(N, oh, ow) for one displacement, rows and columns."""
-            other = lax.dynamic_slice(moving, (0, 0, step[0], step[1]), window)
+        def displaced(channel: Array) -> Array:
+            """(N, oh, ow) for one displacement."""
+            row, column = starts[channel // len(starts)], starts[channel % len(starts)]
+            other = lax.dynamic_slice(moving, (0, 0, row, column), window)
             multiply = p.correlation_type == CorrelationParameter.MULTIPLY
             alike = (still * other if multiply else jnp.abs(still - other)).sum(1)
             kernel, strides = (1, p.kernel_size, p.kernel_size), (1, p.stride_1, p.stride_1)
             return lax.reduce_window(alike, np.zeros((), alike.dtype)[()], lax.add, kernel, strides, "VALID")
 
-        starts = [p.max_displacement + step for step in self._steps()]
-        every = lax.map(displaced, jnp.array([(row, column) for row in starts for column in starts]))
+        every = lax.map(displaced, jnp.arange(len(starts) ** 2))
         return [every.swapaxes(0, 1) / (p.kernel_size**2 * window[1])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 2 * math.prod(tops[0]) * self.p.kernel_size**2 * bottoms[0][1]
 
-    def _steps(self) -> list[int]:
-        """Displacements along an axis."""
-        most = self.p.max_displacement // self.p.stride_2
-        return [self.p.stride_2 * i for i in range(-most, most + 1)]
+    def starts(self) -> np.ndarray:
+        """Where the displaced map begins along an axis, for each displacement."""
+        return self.p.max_displacement + self.p.stride_2 * np.arange(-self._most(), self._most() + 1)
+
+    def _most(self) -> int:
+        """The largest displacement along an axis, in steps."""
+        return int(self.p.max_displacement // self.p.stride_2)
 
     def _out(self, shape: Shape) -> list[int]:
         """Height and width of the top."""
         p = self.p
         border = p.max_displacement + p.kernel_size // 2
-        return [math.ceil((size + 2 * p.pad - 2 * border) / p.stride_1) for size in shape[2:]]
+        return [-((2 * border - 2 * p.pad - size) // p.stride_1) for size in shape[2:]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.layers.indexing import top_k
 from jaffe.compile.lowering.boxes import decode, suppress
 
 
@@ -17,9 +19,13 @@ class _Priors(Layer):
     """Boxes of fixed sizes around each cell of a map, as shares of the image. They depend on shapes only."""
 
     bottoms = (2, 2)
+    others: ClassVar[tuple[str, ...]]  # settings that the message has for the other layer type
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         cells, image = bottoms
+        for field, _ in self.p.ListFields():
+            if field.name in self.others:
+                raise self.node.error(f"{self.type} does not read {field.name}")
         if len(cells) != 4:
             raise self.node.error(f"expected a map of 4 axes (N, C, H, W); found {cells}")
         self._image(image)
@@ -101,6 +107,8 @@ class PriorBox(_Priors):
     (SSD512 declares 35.84 and was trained with 35).
     """
 
+    others = ("width", "height")
+
     def sizes(self) -> list[tuple[float, float]]:
         smallest, largest = list(self.p.min_size), list(self.p.max_size)
         if not smallest or min(smallest) < 1:
@@ -135,6 +143,8 @@ class PriorBoxClustered(_Priors):
     which reads past the end of a missing height.
     """
 
+    others = ("min_size", "max_size", "aspect_ratio", "flip")
+
     def sizes(self) -> list[tuple[float, float]]:
         widths, heights = list(self.p.width), list(self.p.height)
         if not widths or len(widths) != len(heights):
@@ -168,7 +178,7 @@ class DetectionOutput(Layer):
         offsets, scores, priors = bottoms
         p, nms, error = self.p, self.p.nms_param, self.node.error
         count = prior_count(self, priors, p.variance_encoded_in_target)
-        if p.num_classes == 0 or not self._labels():
+        if self._classes() < 1:
             raise error(f"expected num_classes, one at least beside the background; found {p.num_classes}")
         check_predictions(self, offsets, scores, count)
         if p.keep_top_k == 0 or p.keep_top_k < -1:
@@ -186,12 +196,12 @@ class DetectionOutput(Layer):
         p, batch = self.p, scores.shape[0]
         prior, variance = split_priors(priors, p.variance_encoded_in_target)
         count = len(prior)
-        labels = np.array(self._labels())
+        labels = np.array([label for label in range(p.num_classes) if label != p.background_label_id])
 
         every = scores.reshape(batch, count, -1)[..., labels].swapaxes(1, 2)  # (N, classes, P)
         least = p.confidence_threshold if p.HasField("confidence_threshold") else -np.inf
         every = jnp.where(every > least, every, -jnp.inf)
-        score, place = lax.top_k(every, self._candidates(count))
+        score, place = top_k(every, self._candidates(count))
         offsets = offsets.reshape(batch, count, -1, 4)
         if p.share_location:
             boxes = decode(p.code_type, prior, variance, offsets[:, :, 0])[:, None]
@@ -209,14 +219,15 @@ class DetectionOutput(Layer):
         """Of rows in the order of label and rank (N, M, 7) the best that were kept, in that order: the top."""
         wanted = self._rows(count)
         most = min(wanted, rows.shape[1])
-        best, chosen = lax.top_k(jnp.where(kept, rows[..., 2], -jnp.inf), most)
+        best, chosen = top_k(jnp.where(kept, rows[..., 2], -jnp.inf), most)
         chosen = jnp.where(best > -jnp.inf, chosen, rows.shape[1]).sort(-1)
         rows = jnp.take_along_axis(rows, chosen[..., None], 1, mode="fill", fill_value=-1)
         rows = jnp.pad(rows, [(0, 0), (0, wanted - most), (0, 0)], constant_values=-1)
         return rows.reshape(1, 1, -1, 7)
 
-    def _labels(self) -> list[int]:
-        return [label for label in range(self.p.num_classes) if label != self.p.background_label_id]
+    def _classes(self) -> int:
+        """Classes beside the background."""
+        return int(self.p.num_classes - (0 <= self.p.background_label_id < self.p.num_classes))
 
     def _candidates(self, count: int) -> int:
         """Boxes of a class that enter NMS."""
@@ -225,12 +236,12 @@ class DetectionOutput(Layer):
 
     def _rows(self, count: int) -> int:
         """Rows of an image in the top."""
-        return self.p.keep_top_k if self.p.keep_top_k > 0 else len(self._labels()) * self._candidates(count)
+        return self.p.keep_top_k if self.p.keep_top_k > 0 else self._classes() * self._candidates(count)
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Decoding, and NMS as if no box were dropped before it."""
         candidates = self._candidates(math.prod(bottoms[2][2:]) // 4)
-        return 10 * math.prod(bottoms[0]) + 15 * bottoms[0][0] * len(self._labels()) * candidates**2
+        return 10 * math.prod(bottoms[0]) + 15 * bottoms[0][0] * self._classes() * candidates**2
 
 
 def prior_count(layer: Layer, priors: Shape, encoded: bool = False) -> int:

@@ -22,8 +22,8 @@ class ContrastiveLoss(Layer):
 
     ``sum over pairs of (d^2 where y != 0, max(margin - d, 0)^2 where y = 0) / (2 N)``, d the Euclidean distance of
     a and b; with ``legacy_version`` ``max(margin - d^2, 0)`` where y = 0.
-    Shapes: a and b (N, C, ...), y (N) -> (). y is cut to a whole number. As in Caffe the gradient of a dissimilar
-    pair divides by d + 1e-4, so that it is 0 at d = 0.
+    Shapes: a and b (N, C, ...), y (N) -> (). y is cut to a whole number; NaN gives NaN. As in Caffe the gradient
+    of a dissimilar pair divides by d + 1e-4, so that it is 0 at d = 0.
     Source: Caffe 1.0, ``contrastive_loss_layer.cpp``; its GPU code leaves ``a - b`` out of the legacy gradient.
     """
 
@@ -40,11 +40,12 @@ class ContrastiveLoss(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         a, b = bottoms[0], bottoms[1].reshape(bottoms[0].shape)
-        similar = lax.stop_gradient(bottoms[2]).reshape(-1).astype(jnp.int32) != 0
+        y = lax.stop_gradient(bottoms[2]).reshape(-1)
         square = jnp.square(a - b).reshape(a.shape[0], -1).sum(1)
         margin = self.p.margin
         apart = jnp.where(margin > square, margin - square, 0) if self.p.legacy_version else _apart(margin, square)
-        return [jnp.where(similar, square, apart).sum() / (2 * a.shape[0])]
+        loss = jnp.where(jnp.trunc(y) != 0, square, apart)
+        return [jnp.where(jnp.isnan(y), jnp.nan, loss).sum() / (2 * a.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 3 * math.prod(bottoms[0])
@@ -94,4 +95,5 @@ class SmoothL1Loss(Layer):
 def smooth_l1(x: Array, sigma: float = 1.0) -> Array:
     """``0.5 (sigma x)^2`` where |x| < 1 / sigma^2, else ``|x| - 0.5 / sigma^2``, element by element."""
     size, turn = jnp.abs(x), 1 / sigma**2
-    return jnp.where(size < turn, 0.5 * jnp.square(sigma * x), size - 0.5 * turn)
+    near = size < turn
+    return jnp.where(near, 0.5 * jnp.square(sigma * jnp.where(near, x, 0)), size - 0.5 * turn)

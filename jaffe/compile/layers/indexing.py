@@ -11,15 +11,24 @@ from jax import lax
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
 
 
+def row_index(index: Array, count: Array | int) -> Array:
+    """An index stored as floats as a whole number, its fractions cut off; ``count`` if outside 0..count-1, or NaN."""
+    inside = (index > -1) & (index < count)
+    return jnp.where(inside, index.astype(jnp.int32), count)
+
+
+def top_k(x: Array, k: int) -> tuple[Array, Array]:
+    """The k largest values of the last axis and their indices; of a tie the smaller index comes first."""
+    _, index = lax.top_k(jnp.where(x == 0, 0, x), k)  # lax orders -0.0 below 0.0
+    return jnp.take_along_axis(x, index, -1), index
+
+
 def take_rows(table: Array, index: Array) -> Array:
     """``table[index]`` along the first axis, for an index stored as floats: its fractions are cut off.
 
     Shapes: table (R, ...), index (I...) -> (I..., ...). Rows of an index outside 0..R-1 are NaN.
     """
-    rows = table.shape[0]
-    inside = (index > -1) & (index < rows)  # NaN is outside
-    whole = jnp.where(inside, index, rows).astype(jnp.int32)
-    return jnp.take(table, whole, axis=0, mode="fill", fill_value=jnp.nan)
+    return jnp.take(table, row_index(index, table.shape[0]), axis=0, mode="fill", fill_value=jnp.nan)
 
 
 @built_in("ArgMax")
@@ -62,8 +71,8 @@ class ArgMax(Layer):
 
 
 def _largest(x: Array, k: int) -> tuple[Array, Array]:
-    """The k largest values of the last axis and their indices, in x's type."""
-    values, index = lax.top_k(jnp.flip(x, -1), k)  # top_k puts the smaller index first
+    """The k largest values of the last axis and their indices, in x's type; of a tie the larger index comes first."""
+    values, index = top_k(jnp.flip(x, -1), k)
     return values, (x.shape[-1] - 1 - index).astype(x.dtype)
 
 

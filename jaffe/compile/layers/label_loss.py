@@ -14,7 +14,16 @@ from google.protobuf.message import DecodeError
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
-from jaffe.compile.layers.loss import check_first_axis, check_labels, floored, normaliser, of_label
+from jaffe.compile.layers.indexing import row_index, take_rows
+from jaffe.compile.layers.loss import (
+    check_first_axis,
+    check_labels,
+    floored,
+    log_softmax_of,
+    normaliser,
+    not_ignored,
+    of_label,
+)
 from jaffe.netdef.jaffe_pb2 import BlobProto, HingeLossParameter
 from jaffe.netdef.source import read_bytes
 from jaffe.netdef.weights import blob_to_array
@@ -36,7 +45,7 @@ class _LabelLoss(Layer):
     def rows(self, bottoms: Sequence[Array]) -> tuple[Array, Array]:
         """Scores as (N, K) and labels as (N)."""
         scores = bottoms[0].reshape(bottoms[0].shape[0], -1)
-        return scores, lax.stop_gradient(bottoms[1]).reshape(-1).astype(jnp.int32)
+        return scores, lax.stop_gradient(bottoms[1]).reshape(-1)
 
 
 @built_in("HingeLoss")
@@ -50,11 +59,11 @@ class HingeLoss(_LabelLoss):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, label = self.rows(bottoms)
+        label = row_index(label, x.shape[1])
         margin = 1 + x * (1 - 2 * jax.nn.one_hot(label, x.shape[1], dtype=x.dtype))
         margin = jnp.where(margin > 0, margin, 0)
         loss = margin if self.p.norm == HingeLossParameter.L1 else jnp.square(margin)
-        outside = (label < 0) | (label >= x.shape[1])
-        return [jnp.where(outside, jnp.nan, loss.sum(1)).sum() / x.shape[0]]
+        return [jnp.where(label < x.shape[1], loss.sum(1), jnp.nan).sum() / x.shape[0]]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 4 * math.prod(bottoms[0])
@@ -109,17 +118,14 @@ class InfogainLoss(Layer):
         scores = bottoms[0]
         p = self.node.proto.loss_param
         axis = self.axis(self.p.axis, scores.ndim)
-        log_p = jnp.moveaxis(jax.nn.log_softmax(scores, axis), axis, -1)
-        classes = log_p.shape[-1]
+        classes = scores.shape[axis]
         table = lax.stop_gradient(bottoms[2]) if len(bottoms) == 3 else jnp.asarray(self.table, scores.dtype)
-        label = lax.stop_gradient(bottoms[1]).reshape(log_p.shape[:-1]).astype(jnp.int32)
-        counted = label != p.ignore_label if p.HasField("ignore_label") else jnp.ones(label.shape, bool)
-        inside = jnp.where((label < 0) | (label >= classes), classes, label)
-        rows = jnp.take(table.reshape(classes, classes), inside, 0, mode="fill", fill_value=jnp.nan)
-        rows = jnp.where(counted[..., None], rows, 0)
+        label = lax.stop_gradient(bottoms[1]).reshape(scores.shape[:axis] + scores.shape[axis + 1 :])
+        counted = not_ignored(label, p)
+        rows = jnp.where(counted[..., None], take_rows(table.reshape(classes, classes), label), 0)
         z = normaliser(p.normalization, label.size, counted.sum(), math.prod(scores.shape[:axis]))
-        total = -(rows * floored(log_p, _LEAST)).sum() / z
-        return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)][: len(self.node.tops)]
+        total = -(rows * floored(log_softmax_of(scores, counted, axis), _LEAST)).sum() / z
+        return [total, jax.nn.softmax(scores, axis)] if len(self.node.tops) == 2 else [total]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 7 * math.prod(bottoms[0])

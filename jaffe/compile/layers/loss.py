@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.layers.indexing import row_index
 from jaffe.netdef.jaffe_pb2 import LossParameter
 
 FLT_MIN = float(np.finfo(np.float32).tiny)  # Caffe's FLT_MIN: log(p) is taken of max(p, this)
@@ -39,16 +42,40 @@ def normalization_mode(layer: Layer, fallback: int) -> int:
 
 
 def of_label(values: Array, label: Array) -> Array:
-    """The value of each label's class, along the last axis; NaN where the label is outside the classes."""
-    classes = values.shape[-1]
-    inside = jnp.where((label < 0) | (label >= classes), classes, label)
-    return jnp.take_along_axis(values, inside[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
+    """The value of each label's class, along the last axis; NaN where the label is outside the classes, or NaN."""
+    index = row_index(label, values.shape[-1])[..., None]
+    return jnp.take_along_axis(values, index, -1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
+def not_ignored(label: Array, p: Any) -> Array:
+    """Which labels, stored as floats, are not the ``ignore_label`` of the settings p. NaN is not."""
+    return jnp.trunc(label) != p.ignore_label if p.HasField("ignore_label") else jnp.ones(label.shape, bool)
+
+
+def log_softmax_of(scores: Array, counted: Array, axis: int) -> Array:
+    """The logarithm of the softmax along ``axis``, which becomes the last, with a gradient where ``counted`` only.
+
+    Shapes: scores (N, K, ...), counted (N, ...) -> (N, ..., K). What is not counted may be NaN or infinite.
+    """
+    scores = jnp.where(jnp.expand_dims(counted, axis), scores, 0)
+    return jnp.moveaxis(jax.nn.log_softmax(scores, axis), axis, -1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def floored(log_p: Array, least: float) -> Array:
     """``log(max(p, least))`` of a softmax, as Caffe has it, with the gradient of ``log(p)``: p - onehot in the end."""
-    finite = jnp.where(jnp.isneginf(log_p), 0, log_p)
-    return finite + lax.stop_gradient(jnp.maximum(log_p, math.log(least)) - finite)
+    return jnp.maximum(log_p, math.log(least))
+
+
+@floored.defjvp
+def _floored_jvp(least: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return floored(*primals, least), tangents[0]
+
+
+def sigmoid_cross_entropy(x: Array, target: Array) -> Array:
+    """``-t log s(x) - (1 - t) log(1 - s(x))``, element by element, exact for any x: of gradient s(x) - t."""
+    size = jnp.where(x >= 0, x, -x)
+    return x * ((x >= 0) - target) + jnp.log1p(jnp.exp(-size))
 
 
 def check_first_axis(layer: Layer, bottoms: Sequence[Shape]) -> None:
@@ -72,7 +99,8 @@ class SoftmaxWithLoss(Layer):
 
     Shapes: scores (N, K, ...), labels (N, ...) -> (), and optionally p, shaped as the scores.
     Z by ``loss_param.normalization``: VALID (default) the labels that are not ``ignore_label``; FULL all labels;
-    BATCH_SIZE N; NONE 1; never less than 1. Ignored labels add nothing. A label outside 0..K-1 gives NaN.
+    BATCH_SIZE N; NONE 1; never less than 1. Ignored labels add nothing, whatever their scores are. A label outside
+    0..K-1 gives NaN.
     Source: Caffe 1.0, ``softmax_loss_layer.cpp``.
     """
 
@@ -85,24 +113,15 @@ class SoftmaxWithLoss(Layer):
         return [(), bottoms[0]][: len(self.node.tops)]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        scores, label = bottoms
-        p = self.node.proto.loss_param
+        scores = bottoms[0]
         axis = self.axis(self.node.proto.softmax_param.axis, scores.ndim)
-        log_p = jnp.moveaxis(jax.nn.log_softmax(scores, axis), axis, -1)
-        label = lax.stop_gradient(label).reshape(log_p.shape[:-1]).astype(jnp.int32)
-        counted = label != p.ignore_label if p.HasField("ignore_label") else None
-        if counted is not None:
-            label = jnp.where(counted, label, 0)
-        picked = of_label(log_p, label)
-        loss = -floored(picked, FLT_MIN)
-        if counted is not None:
-            loss = jnp.where(counted, loss, 0)
-        valid = loss.size if counted is None else counted.sum()
-        batch = math.prod(scores.shape[:axis])
-        total = loss.sum() / normaliser(normalization_mode(self, LossParameter.VALID), loss.size, valid, batch)
-        if len(self.node.tops) == 1:
-            return [total]
-        return [total, jnp.moveaxis(jnp.exp(log_p), -1, axis)]
+        label = lax.stop_gradient(bottoms[1]).reshape(scores.shape[:axis] + scores.shape[axis + 1 :])
+        counted = not_ignored(label, self.node.proto.loss_param)
+        picked = of_label(log_softmax_of(scores, counted, axis), label)
+        loss = jnp.where(counted, -floored(picked, FLT_MIN), 0)
+        mode = normalization_mode(self, LossParameter.VALID)
+        total = loss.sum() / normaliser(mode, loss.size, counted.sum(), math.prod(scores.shape[:axis]))
+        return [total, jax.nn.softmax(scores, axis)] if len(self.node.tops) == 2 else [total]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 5 * math.prod(bottoms[0])
@@ -129,13 +148,10 @@ class SigmoidCrossEntropyLoss(Layer):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, target = bottoms[0], lax.stop_gradient(bottoms[1]).reshape(bottoms[0].shape)
         p = self.node.proto.loss_param
-        loss = jnp.logaddexp(x, 0) - x * target
-        valid: Array | int = x.size
-        if p.HasField("ignore_label"):
-            counted = target != p.ignore_label
-            loss, valid = jnp.where(counted, loss, 0), counted.sum()
+        counted = target != p.ignore_label if p.HasField("ignore_label") else jnp.ones(x.shape, bool)
+        loss = jnp.where(counted, sigmoid_cross_entropy(jnp.where(counted, x, 0), target), 0)
         mode = normalization_mode(self, LossParameter.BATCH_SIZE)
-        return [loss.sum() / normaliser(mode, x.size, valid, x.shape[0])]
+        return [loss.sum() / normaliser(mode, x.size, counted.sum(), x.shape[0])]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 7 * math.prod(bottoms[0])
@@ -169,7 +185,8 @@ class Accuracy(Layer):
     """Share of labels whose class has fewer than ``top_k`` other classes with a score as large.
 
     Shapes: scores (N, K, ...), labels (N, ...) -> (), and optionally the recall of each class, (K): 0 for a
-    class without labels. Ties count against. ``ignore_label`` is left out; 0 when nothing is counted.
+    class without labels. Ties count against, and labels outside 0..K-1. ``ignore_label`` is left out; 0 when
+    nothing is counted.
     Source: Caffe 1.0, ``accuracy_layer.cpp``. A NaN score counts as wrong here; Caffe counts it as right, so
     that a diverged net could report accuracy 1.
     """
@@ -190,17 +207,15 @@ class Accuracy(Layer):
         axis = self.axis(self.p.axis, scores.ndim)
         scores = jnp.moveaxis(scores, axis, -1)
         classes = scores.shape[-1]
-        label = label.reshape(scores.shape[:-1]).astype(jnp.int32)
-        counted = jnp.ones(label.shape, bool)
-        if self.p.HasField("ignore_label"):
-            counted = label != self.p.ignore_label
+        label = label.reshape(scores.shape[:-1])
+        counted = not_ignored(label, self.p)
         own = of_label(scores, label)
         rivals = (scores >= own[..., None]).sum(-1) - 1  # the class itself is among them
         right = counted & (rivals < self.p.top_k) & ~jnp.isnan(own)
         accuracy = right.sum() / jnp.maximum(counted.sum(), 1)
         tops = [accuracy.astype(scores.dtype)]
         if len(self.node.tops) == 2:
-            of_class = jax.nn.one_hot(label, classes, dtype=scores.dtype) * counted[..., None]
+            of_class = jax.nn.one_hot(row_index(label, classes), classes, dtype=scores.dtype) * counted[..., None]
             total = of_class.reshape(-1, classes).sum(0)
             hits = (of_class * right[..., None]).reshape(-1, classes).sum(0)
             tops.append(hits / jnp.maximum(total, 1))

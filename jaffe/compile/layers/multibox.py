@@ -7,12 +7,22 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
 from jaffe.compile.layers.detection import check_predictions, prior_count, split_priors
 from jaffe.compile.layers.distance_loss import smooth_l1
-from jaffe.compile.layers.loss import FLT_MIN, floored, normaliser, normalization_mode, of_label
+from jaffe.compile.layers.indexing import row_index
+from jaffe.compile.layers.loss import (
+    FLT_MIN,
+    floored,
+    log_softmax_of,
+    normaliser,
+    normalization_mode,
+    of_label,
+    sigmoid_cross_entropy,
+)
 from jaffe.compile.lowering.boxes import decode, encode, overlap
 from jaffe.netdef.jaffe_pb2 import LossParameter, MultiBoxLossParameter
 
@@ -24,7 +34,8 @@ class MultiBoxLoss(Layer):
     """Loss of offsets and scores of prior boxes, for true boxes: ``(loc_weight * loc + conf) / Z`` (Liu et al. 2016).
 
     Shapes: offsets (N, P * 4), scores (N, P * classes), priors (1, 2, P * 4), truth (1, 1, G, 8) -> (). A row of
-    truth is image, label, instance, xmin, ymin, xmax, ymax, difficult; a row of image -1 ends them.
+    truth is image, label, instance, xmin, ymin, xmax, ymax, difficult; one of an image that is not in the batch, such
+    as -1, does not count.
     Matching: again and again the prior and the true box that overlap most, each once; then, with PER_PREDICTION
     (default), each other prior with the true box that it overlaps most, by ``overlap_threshold`` at least.
     loc: smooth L1 (or ``L2``, halved) of the matched priors' offsets from those that give the true boxes.
@@ -32,9 +43,12 @@ class MultiBoxLoss(Layer):
     for negatives: those whose background loss is largest of the priors that overlap no true box by
     ``neg_overlap``, ``neg_pos_ratio`` for each match of the image (MAX_NEGATIVE), or all others (NONE).
     Z by ``loss_param.normalization``: VALID (default) the number of matches; FULL N * P; BATCH_SIZE N; NONE 1; never
-    less than 1. Gradients reach offsets and scores.
+    less than 1. Gradients reach offsets and scores. A match with a label outside the classes, or the background's,
+    gives NaN.
     Source: SSD's ``multibox_loss_layer.cpp``, ``bbox_util.cpp``. Of equal losses the earlier prior is the negative.
-    ``share_location: false``, HARD_EXAMPLE mining and NMS before mining (``nms_param``) are refused.
+    With LOGISTIC and NONE SSD forgets that priors without a match are background (all their targets are 0) and mixes
+    up the rows of images; here it is as with mining. ``share_location: false``, HARD_EXAMPLE mining (to which
+    ``sample_size`` belongs) and NMS before mining (``nms_param``, ``use_prior_for_nms``) are refused.
     """
 
     bottoms = (4, 4)
@@ -45,8 +59,11 @@ class MultiBoxLoss(Layer):
             raise error("expected share_location: true; found false, which is not implemented")
         if p.mining_type == MultiBoxLossParameter.HARD_EXAMPLE:
             raise error("expected mining_type MAX_NEGATIVE or NONE; found HARD_EXAMPLE, which is not implemented")
-        if p.HasField("nms_param"):
-            raise error("nms_param, NMS before mining, is not implemented; expected none")
+        if p.HasField("nms_param") or p.use_prior_for_nms:
+            field = "nms_param" if p.HasField("nms_param") else "use_prior_for_nms"
+            raise error(f"{field}, NMS before mining, is not implemented; expected none")
+        if p.sample_size <= 0:
+            raise error(f"sample_size is positive; found {p.sample_size}")
         if p.HasField("do_neg_mining") and p.do_neg_mining != (p.mining_type != MultiBoxLossParameter.NONE):
             raise error("do_neg_mining is the old name of mining_type; found them to disagree")
         if not 0 <= p.background_label_id < p.num_classes:
@@ -61,7 +78,7 @@ class MultiBoxLoss(Layer):
         return [()]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        p, batch = self.p, len(bottoms[0])
+        p, batch = self.p, bottoms[0].shape[0]
         prior, variance = split_priors(lax.stop_gradient(bottoms[2]), False)
         offsets = bottoms[0].reshape(batch, -1, 4)
         scores = bottoms[1].reshape(batch, len(prior), -1)
@@ -85,16 +102,16 @@ class MultiBoxLoss(Layer):
         squares = p.loc_loss_type == MultiBoxLossParameter.L2
         loc = jnp.square(difference) / 2 if squares else smooth_l1(difference)
 
-        label = truth[index, 1].astype(jnp.int32)
-        if p.map_object_to_agnostic:
-            label = jnp.full_like(label, p.background_label_id + 1)
-        conf = self._confidence(scores, jnp.where(matched, label, p.background_label_id))
-        if p.mining_type == MultiBoxLossParameter.NONE:
-            counted = jnp.ones_like(matched)
-        else:
+        label = row_index(truth[index, 1], p.num_classes)
+        foreground = p.background_label_id + 1 if p.map_object_to_agnostic else label
+        label = jnp.where(label == p.background_label_id, p.num_classes, foreground)  # no class: NaN
+        label = jnp.where(matched, label, p.background_label_id)
+        counted = jnp.ones_like(matched)
+        if p.mining_type == MultiBoxLossParameter.MAX_NEGATIVE:
             open_to = (index == -1) & (overlaps < p.neg_overlap) & own.any(1)[:, None]
-            counted = matched | self._hardest(lax.stop_gradient(conf), open_to, matched.sum(1))
-        return [(p.loc_weight * loc.sum() + jnp.where(counted, conf, 0).sum()) / z]
+            conf = self._confidence(lax.stop_gradient(scores), label, counted)
+            counted = matched | self._hardest(conf, open_to, matched.sum(1))
+        return [(p.loc_weight * loc.sum() + self._confidence(scores, label, counted).sum()) / z]
 
     def _matches(self, boxes: Array, truth: Array, batch: int) -> tuple[Array, Array, Array]:
         """For each prior (N, P) the row of its true box, -1 for none, -2 for never; and its largest overlap.
@@ -102,15 +119,15 @@ class MultiBoxLoss(Layer):
         boxes: (N or 1, P, 4). Also which rows are whose image's, (N, G).
         """
         p = self.p
-        image = truth[:, 0].astype(jnp.int32)
-        valid = jnp.cumsum(image == -1) == 0
+        image = row_index(truth[:, 0], batch)
+        valid = image < batch
         if not p.use_difficult_gt:
             valid &= truth[:, 7] == 0
         own = valid & (image == jnp.arange(batch)[:, None])
         never = jnp.zeros(boxes.shape[:2], bool)
         if p.ignore_cross_boundary_bbox:
             never = ((boxes < 0) | (boxes > 1)).any(-1)
-        seat = jnp.where(valid & (image < batch), image, 0) if len(boxes) > 1 else jnp.zeros_like(image)
+        seat = jnp.zeros_like(image) if p.use_prior_for_matching else jnp.where(valid, image, 0)
         common = overlap(boxes[seat], truth[:, None, 3:7])  # (G, P)
         common = jnp.where((common > _LEAST_OVERLAP) & ~never[seat], common, 0)
 
@@ -123,18 +140,22 @@ class MultiBoxLoss(Layer):
             index = jnp.where((index == -1) & near, lax.argmax(best, 1, jnp.int32), index)
         return index, overlaps, own
 
-    def _confidence(self, scores: Array, label: Array) -> Array:
-        """The loss of each prior's scores (N, P, classes) for a label (N, P)."""
+    def _confidence(self, scores: Array, label: Array, counted: Array) -> Array:
+        """The loss of each prior's scores (N, P, classes) for a label (N, P) where ``counted`` (N, P), else 0."""
         if self.p.conf_loss_type == MultiBoxLossParameter.SOFTMAX:
-            return -floored(of_label(jax.nn.log_softmax(scores), label), FLT_MIN)
-        target = jax.nn.one_hot(label, scores.shape[-1], dtype=scores.dtype)
-        return (jnp.logaddexp(scores, 0) - scores * target).sum(-1)
+            loss = -floored(of_label(log_softmax_of(scores, counted, 2), label), FLT_MIN)
+        else:
+            target = jax.nn.one_hot(label, scores.shape[-1], dtype=scores.dtype)
+            loss = sigmoid_cross_entropy(jnp.where(counted[..., None], scores, 0), target).sum(-1)
+            loss = jnp.where(label < scores.shape[-1], loss, jnp.nan)
+        return jnp.where(counted, loss, 0)
 
     def _hardest(self, loss: Array, eligible: Array, matches: Array) -> Array:
         """Of the eligible priors (N, P) those with the largest loss: neg_pos_ratio for each of the matches (N)."""
         order = jnp.argsort(jnp.where(eligible, -loss, jnp.inf), -1)
         rank = jnp.argsort(order, -1)
-        return eligible & (rank < jnp.floor(matches * self.p.neg_pos_ratio)[:, None])
+        most = jnp.floor(matches.astype(jnp.float32) * np.float32(self.p.neg_pos_ratio))  # in float32, as SSD
+        return eligible & (rank < most[:, None])
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Of the overlaps and the losses."""
@@ -150,7 +171,7 @@ def _bipartite(common: Array, own: Array, index: Array) -> Array:
     the earlier prior, then the earlier row, goes first.
     """
     rows = jnp.arange(len(common), dtype=jnp.int32)
-    images = jnp.arange(len(own))
+    images = jnp.arange(own.shape[0])
     seat = own.argmax(0)  # the image of each row; of rows of no image any, they are left out below
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

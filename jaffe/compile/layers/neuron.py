@@ -20,12 +20,6 @@ def _relu(x: Array, slope: float, capped: bool) -> Array:
     return jnp.where(y >= 6, 6, y) if capped else y
 
 
-def _check_finite(layer: Layer, *fields: str) -> None:
-    for field in fields:
-        if not math.isfinite(getattr(layer.p, field)):
-            raise layer.node.error(f"{field} is a finite number; found {getattr(layer.p, field):g}")
-
-
 @built_in("ReLU")
 class ReLU(Layer):
     """``y = x`` where x > 0, else ``negative_slope * x``; the gradient at 0 is negative_slope.
@@ -95,10 +89,6 @@ class ELU(Layer):
     Source: Clevert et al. 2016; Caffe 1.0, ``elu_layer.cpp``.
     """
 
-    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_finite(self, "alpha")
-        return [bottoms[0]]
-
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
         below = jnp.where(x > 0, 0, x)  # exp of a large x would make the gradient NaN
@@ -116,10 +106,6 @@ class BNLL(Layer):
 @built_in("Swish")
 class Swish(Layer):
     """``y = x / (1 + exp(-beta x))``. Source: Ramachandran et al. 2017; Caffe 1.0, ``swish_layer.cpp``."""
-
-    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_finite(self, "beta")
-        return [bottoms[0]]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         return [bottoms[0] * jax.nn.sigmoid(self.p.beta * bottoms[0])]
@@ -174,10 +160,6 @@ class Power(Layer):
     Source: Caffe 1.0, ``power_layer.cpp``. The gradient at base 0 is the limit, where Caffe's is NaN.
     """
 
-    def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_finite(self, "power", "scale", "shift")
-        return [bottoms[0]]
-
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, p = bottoms[0], self.p
         if p.power * p.scale == 0:
@@ -193,7 +175,6 @@ class Exp(Layer):
     """``y = base^(shift + scale x)``; base -1, the default, is e. Source: Caffe 1.0, ``exp_layer.cpp``."""
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_finite(self, "base", "scale", "shift")
         if self.p.base <= 0 and self.p.base != -1:
             raise self.node.error(f"expected base > 0, or -1 for e; found {self.p.base:g}")
         return [bottoms[0]]
@@ -211,7 +192,6 @@ class Log(Layer):
     """
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        _check_finite(self, "base", "scale", "shift")
         if self.p.base != -1 and (self.p.base <= 0 or self.p.base == 1):
             raise self.node.error(f"expected base > 0 and not 1, or -1 for e; found {self.p.base:g}")
         return [bottoms[0]]
@@ -243,6 +223,8 @@ class Clip(Layer):
 
     Source: Caffe 1.0, ``clip_layer.cpp``.
     """
+
+    infinite = True
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         missing = [field for field in ("min", "max") if not self.p.HasField(field)]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.layers.indexing import row_index
 from jaffe.compile.lowering.regions import Interval, rectangle_maxima
 
 
@@ -26,6 +27,11 @@ class _Regions(Layer):
         if not self.p.spatial_scale > 0:
             raise self.node.error(f"spatial_scale is positive; found {self.p.spatial_scale:g}")
 
+    def image(self, regions: Array, batch: int) -> Array:
+        """Of each region (R, 5) the image, ``batch`` for none of the batch and where a corner is not finite."""
+        sound = jnp.isfinite(regions).all(1)
+        return row_index(jnp.where(sound, regions[:, 0], -1), batch)
+
 
 @built_in("ROIPooling")
 class ROIPooling(_Regions):
@@ -35,7 +41,7 @@ class ROIPooling(_Regions):
     ``spatial_scale`` and rounded, halves away from 0; both ends belong to the region, at least one cell. Bin i of a
     height h runs from ``floor(i h / pooled_h)`` to below ``ceil((i + 1) h / pooled_h)``, cut to the map; an empty
     one gives 0. The gradient goes to the first maximum in row-major order, and to the map only.
-    A region of an image that is not in the batch gives NaN.
+    A region of an image that is not in the batch, or with a corner that is not finite, gives NaN.
     Source: Fast R-CNN's ``roi_pooling_layer.cpp``. Bins are whole-number arithmetic here; there float32 now and
     then rounds the end of the last bin up by one.
     """
@@ -51,11 +57,11 @@ class ROIPooling(_Regions):
         corners = _round(regions[:, 1:] * self.p.spatial_scale).astype(jnp.int32)
         rows = _bins(corners[:, 1], corners[:, 3], self.p.pooled_h, x.shape[2])
         columns = _bins(corners[:, 0], corners[:, 2], self.p.pooled_w, x.shape[3])
-        image = regions[:, 0].astype(jnp.int32)
-        inside = (image >= 0) & (image < x.shape[0])
+        image = self.image(regions, x.shape[0])
+        inside = image < x.shape[0]
         place = rectangle_maxima(lax.stop_gradient(x), jnp.where(inside, image, 0), rows, columns)
-        where = jnp.where(inside, image, x.shape[0])[:, None, None, None]
-        picked = x.reshape(*x.shape[:2], -1).at[where, jnp.arange(x.shape[1])[:, None, None], place]
+        channel = jnp.arange(x.shape[1])[:, None, None]
+        picked = x.reshape(*x.shape[:2], -1).at[image[:, None, None, None], channel, place]
         top = picked.get(mode="fill", fill_value=jnp.nan)
         cells = (rows[0] < rows[1])[:, :, None] & (columns[0] < columns[1])[:, None, :]
         return [jnp.where(cells[:, None] | ~inside[:, None, None, None], top, 0)]
@@ -74,7 +80,8 @@ class PSROIPooling(_Regions):
     of top channel d is the mean of map channel ``(d g + i) g + j``. Corners are rounded, the second one past its
     pixel, and multiplied by ``spatial_scale``; a side is at least 0.1. Bin i of the side s from a runs from
     ``floor(a + i s / g)`` to below ``ceil(a + (i + 1) s / g)``, cut to the map; an empty one gives 0.
-    The gradient reaches the map only. A region of an image that is not in the batch gives NaN.
+    The gradient reaches the map only. A region of an image that is not in the batch, or with a corner that is not
+    finite, gives NaN.
     Source: R-FCN's ``psroi_pooling_layer.cu``. An edge within 1e-4 of a whole number counts as that number, where
     float32 rounding would decide.
     """
@@ -95,16 +102,15 @@ class PSROIPooling(_Regions):
         corners = _round(regions[:, 1:])
         start, end = corners[:, :2] * scale, (corners[:, 2:] + 1) * scale
         side = jnp.maximum(end - start, 0.1)
-        columns, rows = (
-            _spans(start[:, i], side[:, i], group, x.shape[3 - i]).astype(x.dtype) for i in range(2)
-        )
-        image = regions[:, 0].astype(jnp.int32)
-        inside = (image >= 0) & (image < x.shape[0])
+        columns, rows = (_spans(start[:, i], side[:, i], group, x.shape[3 - i]) for i in range(2))
+        image = self.image(regions, x.shape[0])
+        inside = image < x.shape[0]
         maps = x.reshape(x.shape[0], self.p.output_dim, group, group, *x.shape[2:])
 
         def sums(region: tuple[Array, Array, Array]) -> Array:
             image, rows, columns = region
-            return jnp.einsum("dijhw,ih,jw->dij", maps[image], rows, columns, precision=lax.Precision.HIGHEST)
+            cells = rows[:, None, :, None] & columns[:, None, :]  # (g, g, H, W)
+            return jnp.where(cells, maps[image], 0).sum((-2, -1))
 
         total = lax.map(sums, (jnp.where(inside, image, 0), rows, columns))
         cells = jnp.einsum("ri,rj->rij", rows.sum(-1), columns.sum(-1))[:, None]

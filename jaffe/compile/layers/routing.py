@@ -23,7 +23,7 @@ class Routing(Layer):
         if self.p.HasField(legacy):
             if self.p.HasField("axis"):
                 raise self.node.error(f"{legacy} is the old name of axis; expected one of them, found both")
-            return self.axis(getattr(self.p, legacy), ndim, legacy)
+            return self.axis(getattr(self.p, legacy), ndim, legacy, signed=False)
         return self.axis(self.p.axis, ndim)
 
 

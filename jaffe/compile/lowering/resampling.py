@@ -47,11 +47,11 @@ def unpool(x: jax.Array, mask: jax.Array, height: int, width: int) -> jax.Array:
     """
     planes, count = x.shape[:2], math.prod(x.shape[2:])
     values = x.reshape(-1, count)
-    places = lax.stop_gradient(mask).astype(jnp.int32).reshape(-1, count)
+    places = lax.stop_gradient(mask).reshape(-1, count)
     order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), places.shape)
     plane = jnp.arange(places.shape[0])[:, None]
-    inside = (places >= 0) & (places < height * width)
-    safe = jnp.where(inside, places, 0)
+    inside = (places > -1) & (places < height * width)  # NaN is outside
+    safe = jnp.where(inside, places, 0).astype(jnp.int32)
     last = jnp.full((places.shape[0], height * width), -1, jnp.int32).at[plane, safe].max(order)
     kept = jnp.where(last[plane, safe] == order, values, 0)
     out = jnp.zeros_like(values, shape=(places.shape[0], height * width)).at[plane, safe].add(kept)

@@ -24,7 +24,7 @@ def correlation(call: Call) -> Sequence[str]:
     spans = np.array([(size - 1) * p.stride_1 + p.kernel_size for size in out])
     axes, first = call.ints([2, 3]), np.array([p.max_displacement] * 2)
     still = call.op("Slice", still, first, first + spans, axes)
-    starts = [p.max_displacement + step for step in call.layer._steps()]
+    starts = call.layer.starts()
     steps = np.array([(row, column) for row in starts for column in starts])
 
     step = call.writer.fresh(f"{call.node.name}/step")
