@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import export as jax_export
 
 from jaffe.compile.exported import BatchChoice, Part, exported_part, growing_shapes, rebatched, warn_fixed
-from jaffe.compile.infer import Inferred
 from jaffe.compile.layer import Context, make_layer
 from jaffe.netdef.errors import JaffeError
 
@@ -36,16 +35,17 @@ def export(
     if batch == "polymorphic":
         try:
             growing_shapes(net, part)
-            return _serialise(net, net.inferred, variables, part, _symbolic(part), platforms, rng)
+            return _serialise(net, variables, part, _symbolic(part), platforms, rng)
         except Exception as error:  # JAX has many errors for what is not known of a symbolic size
             reason = error if isinstance(error, JaffeError) else _blame(net, variables, part, error)
             # Wrong variables or inputs fail here too.
-            result = _serialise(net, net.inferred, variables, part, part.inputs, platforms, rng)
+            result = _serialise(net, variables, part, part.inputs, platforms, rng)
             warn_fixed(net, part, reason)
             return result
     if batch is None:
-        return _serialise(net, net.inferred, variables, part, part.inputs, platforms, rng)
-    return _serialise(net, rebatched(net, part, batch), variables, part, part.with_batch(batch), platforms, rng)
+        return _serialise(net, variables, part, part.inputs, platforms, rng)
+    rebatched(net, part, batch)
+    return _serialise(net, variables, part, part.with_batch(batch), platforms, rng)
 
 
 def check_platforms(platforms: Sequence[str]) -> None:
@@ -67,7 +67,6 @@ def _symbolic(part: Part) -> dict[str, tuple[Any, ...]]:
 
 def _serialise(
     net: CompiledNet,
-    inferred: Inferred,
     variables: Variables | None,
     part: Part,
     shapes: Mapping[str, Any],
@@ -75,10 +74,6 @@ def _serialise(
     rng: jax.Array | None,
 ) -> bytes:
     keep = frozenset(part.outputs.values())
-    carried = {  # a call is a sequence of its own: nothing is left of the one before
-        node: {one.name: jnp.zeros(one.shape, net.dtype) for one in weights}
-        for node, weights in inferred.carried.items() if weights
-    }
     lengths = {shape[0]: shapes[name][0] for name, shape in part.inputs.items() if name in part.batched}
 
     def forward(variables: Variables, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -86,8 +81,7 @@ def _serialise(
             name: jnp.zeros((lengths.get(shape[0], shape[0]), *shape[1:]) if shape else shape, net.dtype)
             for name, shape in net.inferred.inputs.items() if name not in inputs
         }
-        state = {**dict(variables or {}).get("state", {}), **carried}
-        env, _ = net._run({**dict(variables or {}), "state": state}, {**inputs, **unread}, rng, keep)
+        env, _ = net._run(variables, {**inputs, **unread}, rng, keep, anew=True)  # a call is a sequence of its own
         return {blob: env[value] for blob, value in part.outputs.items()}
 
     feeds = {name: jax.ShapeDtypeStruct(shape, net.dtype) for name, shape in shapes.items()}
@@ -117,6 +111,10 @@ def _blame(net: CompiledNet, variables: Variables | None, part: Part, error: Exc
             for stored in net.inferred.stored[node.name]
         }
         context = Context(node, jax.random.key(0), net.dtype)
+        weights |= {
+            one.name: jax.ShapeDtypeStruct(one.shape, net.dtype)
+            for one in layer.weights([env[value].shape for value in node.bottoms]) if one.carried
+        }
         try:
             tops, _ = jax.eval_shape(
                 lambda w, b, layer=layer, context=context: layer.apply_with_state(w, b, context),

@@ -82,7 +82,7 @@ def infer(graph: Graph, inputs: Mapping[str, Sequence[int]] | None = None, batch
             _check_size(node, f"top {top!r}", shape)
             shapes[top] = shape
         weights = layer.weights(bottoms)
-        carried[node.name] = tuple(weight for weight in weights if weight.carried)
+        carried[node.name] = _carried(node, weights)
         stored[node.name] = _stored(node, [one for one in weights if not one.carried], stored, multipliers)
     if given:
         name = next(iter(given))
@@ -121,6 +121,15 @@ def _source_shapes(layer: Source, given: dict[str, Shape], batch: int | None) ->
 def _check_size(node: Node, what: str, shape: Shape) -> None:
     if math.prod(shape) > MOST_VALUES:
         raise node.error(f"{what} of shape {shape} has {math.prod(shape)} values; expected at most {MOST_VALUES}")
+
+
+def _carried(node: Node, weights: list[Weight]) -> tuple[Weight, ...]:
+    carried = tuple(weight for weight in weights if weight.carried)
+    for one in carried:
+        if one.trained or one.value is not None or one.filler.type != "constant" or one.filler.value:
+            raise node.error(f"{one.name} is carried from call to call: expected trained=False, and constant(0) as "
+                             "its filler")
+    return carried
 
 
 def _stored(

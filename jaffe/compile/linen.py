@@ -25,6 +25,8 @@ class LinenNet(linen.Module):
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
         if self.is_initializing():
             fresh = self.net.init(self.make_rng("params"))
+            for layer, carried in self.net.fresh_carry(inputs).items():
+                fresh["state"][layer] |= carried
         else:  # Linen still asks for shapes, to compare them with what it was given
             shapes = jax.eval_shape(self.net.init, jax.random.key(0))
             fresh = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)

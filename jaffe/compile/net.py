@@ -20,7 +20,7 @@ from jaffe.compile.infer import Inferred, Stored, infer
 from jaffe.compile.layer import Context, Layer, Shape, make_layer
 from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
-from jaffe.compile.reader import WeightReader
+from jaffe.compile.reader import WeightReader, read_inputs, read_state
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.resolve import resolve
@@ -148,12 +148,15 @@ class CompiledNet:
                     group[name] = fill(one, stored.weight.shape, stored.weight.filler, self.dtype)
         return variables
 
-    def fresh_carry(self) -> State:
+    def fresh_carry(self, inputs: Mapping[str, Any] | None = None) -> State:
         """Zeros for the state that layers carry from call to call (h and c of LSTM): the part of ``"state"`` that a
-        new sequence starts from, for the declared shapes."""
+        new sequence starts from, for the declared shapes, or for those of ``inputs``."""
+        inferred = self.inferred
+        if inputs is not None:
+            inferred = infer(self.graph, {name: np.shape(value) for name, value in inputs.items()})
         return {
             node: {weight.name: jnp.zeros(weight.shape, self.dtype) for weight in carried}
-            for node, carried in self.inferred.carried.items() if carried
+            for node, carried in inferred.carried.items() if carried
         }
 
     def apply(
@@ -315,7 +318,9 @@ class CompiledNet:
         """The forward pass as an ONNX model (opset 18), written to ``path`` if given. Needs the ``onnx`` package.
 
         Inputs and outputs are named as the blobs; one that an in-place layer writes over an input of the same name
-        is called ``name#1``. Needs a net of phase TEST. Carried state starts from zero in every call.
+        is called ``name#1``. Needs a net of phase TEST. Carried state starts from zero in every call. What a
+        runtime makes of a NaN that is max pooled is its own; onnxruntime has no convolution, average pooling and
+        resizing of float64, and so runs few nets of that dtype.
 
         Args:
             outputs, batch: as for ``export``; the batch is the symbolic size ``N``.
@@ -348,12 +353,13 @@ class CompiledNet:
             raise JaffeError(f"the net has no blob {blob!r}{suggest(blob, self.graph.blobs)}") from None
 
     def _run(
-        self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None, keep: frozenset[str]
+        self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None, keep: frozenset[str],
+        *, anew: bool = False,
     ) -> tuple[dict[str, jax.Array], State]:
-        """Every value of the net, and the new state."""
-        env = self._feeds(inputs)
-        weights = WeightReader(self, variables)
-        state: State = {layer: dict(group) for layer, group in dict(variables or {}).get("state", {}).items()}
+        """Every value of the net, and the new state. ``anew``: carried state is zero, whatever the variables have."""
+        env = read_inputs(self, inputs)
+        state = read_state(variables)
+        weights = WeightReader(self, variables, anew)
         if keep not in self._programs:
             self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
         for node, layer in self._programs[keep]:
@@ -368,57 +374,29 @@ class CompiledNet:
             context = Context(node, None if rng is None else _fold(rng, node.name), self.dtype)
             with jax.named_scope(node.name.replace("/", ".")):
                 tops, new = layer.apply_with_state(weights(node, layer, bottoms, state), bottoms, context)
+            if layer.foreign:
+                _check_returned(layer, [x.shape for x in bottoms], tops, new)
             owners = {stored.weight.name: stored.owner for stored in self.inferred.stored[node.name]}
             for name, value in new.items():
                 owner, key = owners.get(name, (node.name, name))
-                state[owner][key] = value
-            _check_tops(node, tops, layer.shapes([x.shape for x in bottoms]) if layer.foreign else None)
+                state.setdefault(owner, {})[key] = value
             env.update(zip(node.tops, tops, strict=True))
         return env, state
 
-    def _feeds(self, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        if not isinstance(inputs, Mapping):
-            raise JaffeError(f"inputs are a dict of arrays by name; received {type(inputs).__name__}")
-        if set(inputs) != set(self.inputs):
-            reads = ", ".join(f"{name} {value.shape}" for name, value in self.inputs.items()) or "nothing"
-            extra = [name for name in inputs if name not in self.inputs]
-            missing = [name for name in self.inputs if name not in inputs]
-            problem = f"no input {extra[0]!r}" if extra else f"input {missing[0]!r} is missing"
-            raise JaffeError(f"{problem}{suggest(extra[0], self.inputs) if extra else ''}; the net reads {reads}")
-        feeds = {name: self._feed(name, value) for name, value in inputs.items()}
-        shapes = {name: value.shape for name, value in feeds.items()}
-        if shapes != dict(self.inferred.inputs) and all(isinstance(s, int) for shape in shapes.values() for s in shape):
-            self._check_refit(shapes)
-        return feeds
 
-    def _feed(self, name: str, value: Any) -> jax.Array:
-        try:
-            array = jnp.asarray(value)
-        except (TypeError, ValueError):
-            array = None
-        if array is None or jnp.issubdtype(array.dtype, jnp.complexfloating):
-            kind = type(value).__name__ if array is None else array.dtype
-            expected = f"an array of numbers, {self.inputs[name].shape}"
-            raise JaffeError(f"input {name!r}: expected {expected}; received {kind}")
-        return array.astype(self.dtype)
-
-    def _check_refit(self, shapes: Mapping[str, Shape]) -> None:
-        """Other input shapes than declared: the net must still fit, with the same weights."""
-        again = infer(self.graph, shapes)
-        for layer, stored in again.stored.items():
-            for old, new in zip(self.inferred.stored[layer], stored, strict=True):
-                if old.weight.shape != new.weight.shape:
-                    raise self.graph.node(layer).error(
-                        f"with inputs of shape {shapes} its {new.weight.name} would be {new.weight.shape}; expected "
-                        f"{old.weight.shape}, as compiled for {dict(self.inferred.inputs)}"
-                    )
-
-
-def _check_tops(node: Node, tops: Sequence[jax.Array], shapes: Sequence[Shape] | None) -> None:
-    """What a user's own layer returns is what its shape rule says."""
-    if shapes is not None and [tuple(np.shape(top)) for top in tops] != [tuple(shape) for shape in shapes]:
-        raise node.error(f"{node.type}.apply returns shapes {[tuple(np.shape(top)) for top in tops]}; "
-                         f"its shape rule says {[tuple(shape) for shape in shapes]}")
+def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array], new: Mapping[str, Any]) -> None:
+    """What a user's own layer returns is what its shape rule and its weights say."""
+    found, expected = ([tuple(shape) for shape in shapes] for shapes in (map(np.shape, tops), layer.shapes(bottoms)))
+    if found != expected:
+        raise layer.node.error(f"{layer.node.type}.apply returns shapes {found}; its shape rule says {expected}")
+    kept = {weight.name: weight.shape for weight in layer.weights(bottoms) if not weight.trained}
+    for name, value in new.items():
+        if name not in kept:
+            raise layer.node.error(f"{layer.node.type} returns new values of {name!r}; its untrained weights are "
+                                   f"{', '.join(kept) or 'none'}")
+        if np.shape(value) != kept[name]:
+            raise layer.node.error(f"{layer.node.type} returns {name!r} of shape {np.shape(value)}; its weights say "
+                                   f"{kept[name]}")
 
 
 def _fold(key: jax.Array, name: str) -> jax.Array:

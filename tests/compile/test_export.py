@@ -24,6 +24,16 @@ ONE_BATCH = {
 }
 
 
+BATCH_FIRST = """
+layer { name: "x" type: "Input" top: "x" top: "cont" input_param { shape { dim: 2 dim: 3 dim: 7 }
+                                                                 shape { dim: 2 dim: 3 } } }
+layer { name: "steps" type: "Permute" bottom: "x" top: "steps" permute_param { order: 1 order: 0 order: 2 } }
+layer { name: "going" type: "Permute" bottom: "cont" top: "going" permute_param { order: 1 order: 0 } }
+layer { name: "lstm" type: "LSTM" bottom: "steps" bottom: "going" top: "h"
+        recurrent_param { num_output: 5 weight_filler { type: "xavier" } } }
+"""
+
+
 def call(artefact: bytes, *arguments):
     return jax.export.deserialize(bytearray(artefact)).call(*arguments)
 
@@ -123,6 +133,19 @@ def test_every_call_is_a_sequence_of_its_own():
     artefact = net.export(later, platforms=["cpu"])
     for blob in net.outputs:
         np.testing.assert_allclose(call(artefact, inputs)[blob], expected[blob], rtol=1e-5, atol=1e-6)
+
+
+def test_recurrent_layers_take_any_batch():
+    net = compile_net(BATCH_FIRST)
+    variables = net.init(KEY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        artefact = net.export(variables, platforms=["cpu"])
+    for batch in (2, 5):
+        random = np.random.default_rng(batch)
+        inputs = {"x": random.normal(size=(batch, 3, 7)).astype(np.float32), "cont": np.ones((batch, 3), np.float32)}
+        expected, _ = net.apply({**variables, "state": net.fresh_carry(inputs)}, inputs)
+        np.testing.assert_allclose(call(artefact, inputs)["h"], expected["h"], rtol=1e-5, atol=1e-6)
 
 
 def test_random_layers_take_a_key():

@@ -9,6 +9,7 @@ from flax import linen
 
 from jaffe import zoo
 from jaffe.compile import compile_net
+from tests.nets import NETS
 
 NORMAL = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 4 dim: 3 dim: 5 } } }
@@ -46,3 +47,17 @@ def test_inside_another_module():
     assert {"ip1", "ip2", "scores"} <= set(variables["params"]["LinenNet_0"])
     gradients = jax.jit(jax.grad(lambda v: module.apply(v, inputs, rngs={"dropout": keys["dropout"]})))(variables)
     assert np.isfinite(gradients["params"]["LinenNet_0"]["ip1"]["weight"]).all()
+
+
+def test_init_with_another_batch():
+    net = compile_net(NETS["lstm"].net)
+    inputs = {name: np.ones((spec.shape[0], 5, *spec.shape[2:]), np.float32) for name, spec in net.inputs.items()}
+    module = net.as_linen()
+    variables = module.init(jax.random.key(0), inputs)
+    (carried,) = variables["state"].values()
+    assert {value.shape[:2] for value in carried.values()} == {(1, 5)}
+    outputs, updated = module.apply(variables, inputs, mutable=["state"])
+    expected, state = net.apply(dict(variables), inputs)
+    for one, other in zip(jax.tree.leaves((outputs, dict(updated["state"]))), jax.tree.leaves((expected, state)),
+                          strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -11,6 +11,7 @@ import jaffe
 from jaffe import zoo
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, NetSpec, SpecError
+from tests.nets.case import one
 
 LENET = compile_net(zoo.lenet(), phase="TRAIN")
 KEY = jax.random.key(0)
@@ -309,3 +310,25 @@ def test_float64_needs_jax_to_have_it():
     for wrong in ("int32", "float31"):
         with pytest.raises(JaffeError, match=f"dtype is float32 or float64; received {wrong}"):
             compile_net(X, dtype=wrong)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"params": {}, "state": None}, {"params": {}, "state": [1]}, {"params": {}, "state": {"a": None}},
+    ({"params": {}}, {}), [1], {"params": 5}, {"params": {"a": 1}},
+], ids=str)
+def test_variables_are_dicts_of_dicts(wrong):
+    with pytest.raises(JaffeError, match=r'^variables are {"params": {layer: {name: array}}, "state": ...}, as net'):
+        compile_net(one("ReLU")).apply(wrong, {"x": np.zeros((2, 3, 7, 5))})
+
+
+@pytest.mark.parametrize("leaf", [None, "text", np.ones(3, np.complex64)], ids=["none", "text", "complex"])
+@pytest.mark.parametrize(("type_name", "group", "name"), [("Bias", "params", "bias"), ("BatchNorm", "state", "mean")])
+def test_leaves_are_numbers(leaf, type_name, group, name):
+    net = compile_net(one(type_name))
+    variables = net.init(jax.random.key(0))
+    variables[group]["l"][name] = leaf
+    with pytest.raises(SpecError, match=r"^layer 'l' \(<text>:2\): ") as caught:
+        net.apply(variables, {"x": np.zeros((2, 3, 7, 5))})
+    assert name in str(caught.value)
+    if isinstance(leaf, np.ndarray):
+        assert str(caught.value).endswith(f"{group} 'l' {name!r}: expected real numbers; found complex64")

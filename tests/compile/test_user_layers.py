@@ -115,3 +115,48 @@ def test_whole_number_and_text_attributes():
     jaffe.compile_net(n)
     assert seen == {"count": 3, "flag": True, "mode": "b", "sizes": [4, 5, 6]}
     assert isinstance(seen["count"], int)
+
+
+def stateful(new: dict, **carried):
+    """A net of one layer that keeps ``sum`` (3,) and carries ``h`` (2, 3), and returns ``new`` values."""
+
+    @jaffe.register_layer("Own")
+    class Own(jaffe.Layer):
+        """Returns its bottom."""
+
+        def weights(self, bottoms):
+            h = {"filler": constant(0), "trained": False, **carried}
+            return [jaffe.Weight("sum", (3,), constant(0), trained=False),
+                    jaffe.Weight("h", bottoms[0], carried=True, **h)]
+
+        def apply_with_state(self, weights, bottoms, ctx):
+            return bottoms, {name: jnp.ones(shape) for name, shape in new.items()}
+
+    return jaffe.compile_net(NET.format(attributes="").replace("Mish", "Own"))
+
+
+def test_state():
+    net = stateful({"sum": (3,), "h": (5, 3)})
+    variables, x = net.init(jax.random.key(0)), {"x": np.zeros((5, 3))}
+    variables["state"]["m"] |= net.fresh_carry(x)["m"]
+    _, state = net.apply(variables, x)
+    assert jax.tree.map(jnp.shape, state) == {"m": {"sum": (3,), "h": (5, 3)}}
+    assert all(np.all(value == 1) for value in state["m"].values())
+
+
+@pytest.mark.parametrize(("new", "carried", "message"), [
+    ({"foo": (3,)}, {}, "Own returns new values of 'foo'; its untrained weights are sum, h"),
+    ({"sum": (2,)}, {}, "Own returns 'sum' of shape (2,); its weights say (3,)"),
+    ({"h": (3,)}, {}, "Own returns 'h' of shape (3,); its weights say (2, 3)"),
+    ({}, {"filler": constant(5)}, "h is carried from call to call: expected trained=False, and constant(0) as its "
+                                  "filler"),
+    ({}, {"trained": True}, "h is carried from call to call: expected trained=False, and constant(0) as its filler"),
+])
+def test_wrong_state(new, carried, message):
+    def run():
+        net = stateful(new, **carried)
+        net.apply(net.init(jax.random.key(0)), {"x": np.zeros((2, 3))})
+
+    with pytest.raises(jaffe.SpecError) as caught:
+        run()
+    assert str(caught.value) == f"layer 'm' (<text>:3): {message}"
