@@ -46,11 +46,12 @@ def time_net(net: CompiledNet, iterations: int) -> Timing:
 
 
 def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
-    """Time each layer by itself, on the blobs that it gets in the net."""
+    """Time each layer by itself, on the blobs that it gets in the net; backward, what training asks of it."""
     variables, inputs, key = _arguments(net)
     read = WeightReader(net, variables)
     program = net.graph
     env = {**inputs}
+    learned: set[str] = set()  # values that depend on parameters
     timings = []
     for node in program.nodes:
         layer = net.inferred.layers[node.name]
@@ -60,24 +61,32 @@ def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
         weights = read(node, layer, bottoms, variables["state"])
 
         def forward(w: Any, b: Any, layer: Any = layer, node: Any = node) -> Any:
-            return layer.apply_with_state(w, b, Context(node, key))[0]
+            return layer.apply_with_state(w, b, Context(node, key, net.dtype))[0]
 
         compiled = jax.jit(forward)
         tops = compiled(weights, bottoms)
         env.update(zip(node.tops, tops, strict=True))
         once = median(compiled, (weights, bottoms), iterations)
         backward = None
-        if bottoms and tops:
-            both = jax.jit(lambda w, b, f=forward: _pull_back(f, w, b))
+        allowed = node.proto.propagate_down or [True] * len(bottoms)
+        wanted = [value in learned and one for value, one in zip(node.bottoms, allowed, strict=True)]
+        if tops and (any(wanted) or any(stored.lr_mult for stored in net.stored[node.name])):
+            learned.update(node.tops)
+            both = jax.jit(lambda w, b, f=forward, asked=wanted: _pull_back(f, w, b, asked))
             with contextlib.suppress(SpecError):  # the caller's own Python, without a gradient
                 backward = max(median(both, (weights, bottoms), iterations) - once, 0.0)
         timings.append(Timing(node.name, node.type, once, backward))
     return timings
 
 
-def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any) -> Any:
-    """Tops and all gradients, for gradients of one at every top."""
-    tops, pull = jax.vjp(forward, weights, bottoms)
+def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any, wanted: list[bool]) -> Any:
+    """Tops, and gradients of the weights and the wanted bottoms, for gradients of one at every top."""
+
+    def of_wanted(weights: Any, some: Any) -> Any:
+        rest = iter(some)
+        return forward(weights, [next(rest) if one else bottom for bottom, one in zip(bottoms, wanted, strict=True)])
+
+    tops, pull = jax.vjp(of_wanted, weights, [bottom for bottom, one in zip(bottoms, wanted, strict=True) if one])
     return tops, pull(jax.tree.map(jnp.ones_like, tops))
 
 
@@ -113,7 +122,8 @@ def _arguments(net: CompiledNet) -> tuple[dict[str, Any], dict[str, jax.Array], 
     """Fresh variables, standard normal inputs (labels 0, as any class count allows), and a key."""
     key = jax.random.key(0)
     inputs = {
-        name: jax.random.normal(key, spec.shape, spec.dtype) if len(spec.shape) > 1 else jnp.zeros(spec.shape)
+        name: jnp.zeros(spec.shape, spec.dtype) if len(spec.shape) < 2
+        else jax.random.normal(key, spec.shape, spec.dtype)
         for name, spec in net.inputs.items()
     }
     return net.init(key), inputs, key

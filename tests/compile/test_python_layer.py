@@ -235,6 +235,19 @@ def test_a_layer_without_gradient_is_timed_forward():
     assert timings["Affine"].backward is not None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_timing_asks_for_the_gradients_that_training_needs(dtype: str):
+    text = X + input_layer("y", 5, 3, 2) + input_layer("z", 5) + '''
+        layer { name: "scale" type: "Scale" bottom: "x" top: "s" }
+        layer { name: "l" type: "Python" bottom: "s" bottom: "y" top: "t" loss_weight: 1
+                python_param { module: "mine" layer: "Label" } }
+        layer { name: "power" type: "Power" bottom: "z" top: "p" power_param { scale: 2 } }'''
+    with jax.enable_x64(dtype == "float64"):
+        net = compile_net(text, python_modules=["mine"], dtype=dtype)
+        backward = {one.name: one.backward is not None for one in time_layers(net, 1)}
+    assert backward == {"scale": True, "l": True, "power": False}
+
+
 def test_export_is_refused_by_jax():
     net = net_of("cube")
     with pytest.raises(NotImplementedError, match="callback"):
