@@ -33,6 +33,14 @@ def make_inputs(net, case: Case, seed: int = 0) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, net.dtype) for name, value in inputs.items()}
 
 
+def used(key: jax.Array, variables):
+    """Variables as after training: no statistic is 0, no two weights are equal."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(key, len(leaves) + 1)
+    return jax.tree.unflatten(tree, [leaf + jax.random.uniform(k, leaf.shape, leaf.dtype, 0.1, 0.5)
+                                     for leaf, k in zip(leaves, keys, strict=False)])
+
+
 @pytest.fixture(params=PHASES)
 def phase(request) -> str:
     return request.param

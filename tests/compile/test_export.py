@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import jax
@@ -12,7 +13,7 @@ from jaffe import zoo
 from jaffe.compile import compile_net
 from jaffe.compile.exported import FixedBatch, Growing, exported_part, growing_shapes
 from jaffe.netdef import JaffeError, SpecError
-from tests.compile.test_every_layer import KEY, make_inputs
+from tests.compile.test_every_layer import KEY, make_inputs, used
 from tests.nets import NETS
 from tests.nets.case import X, one
 
@@ -42,7 +43,8 @@ def call(artefact: bytes, *arguments):
 def test_every_net_takes_any_batch_or_says_why_not(name: str):
     case = NETS[name]
     net = compile_net(case.net, phase="TEST")
-    variables = net.init(KEY)
+    variables = used(KEY, net.init(KEY))
+    variables["state"].update(net.fresh_carry())
     part = exported_part(net, None)
     if any(node.type == "Python" for node in part.graph.nodes):
         with pytest.raises(SpecError, match="runs Python code, which an artefact cannot hold"):
@@ -167,8 +169,15 @@ def test_wrong_calls():
         LENET.export(variables, platforms=["gpu"])
     with pytest.raises(JaffeError, match="the net has no blob 'ip3'; did you mean 'ip2'"):
         LENET.export(variables, outputs=["ip3"])
-    with pytest.raises(JaffeError, match=r"batch: sizes are positive whole numbers; received \[0\]"):
-        LENET.export(variables, batch=0)
+    for outputs in ([3], 3):
+        with pytest.raises(JaffeError, match="outputs is a list of blobs; received 3"):
+            LENET.export(variables, outputs=outputs)
+    for batch in (0, True):
+        with pytest.raises(JaffeError, match=rf"batch: sizes are positive whole numbers; received \[{batch}\]"):
+            LENET.export(variables, batch=batch)
+    for wrong in ([1], {"params": 1}):
+        with pytest.raises(JaffeError, match=re.escape(f"as net.init(key) makes them; received {wrong}")):
+            LENET.export(wrong)
     with pytest.raises(SpecError, match="the variables have no 'params' 'conv1' 'weight'"):
         LENET.export({}, outputs=["ip2"])
 

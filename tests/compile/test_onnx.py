@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from jaffe import zoo
 from jaffe.compile import compile_net, layer_types, load_weights
 from jaffe.compile.exported import exported_part
 from jaffe.compile.layer import make_layer
-from jaffe.compile.onnx.writer import OPSET, WRITERS
+from jaffe.compile.onnx.model import MOST_BYTES
+from jaffe.compile.onnx.writer import OPSET, WRITERS, Call, Value, Writer
 from jaffe.netdef import JaffeError, SpecError, deploy, resolve
-from tests.compile.test_every_layer import KEY, make_inputs
+from tests.compile.test_every_layer import KEY, make_inputs, used
 from tests.compile.test_goldens import CASES, agree
 from tests.nets import NETS
 from tests.nets.case import X, one
@@ -66,14 +69,6 @@ def same(found: np.ndarray, expected, what: str, tolerance: float = 1e-5) -> Non
     assert found.dtype == expected.dtype, what
     finite = np.abs(expected[np.isfinite(expected)])
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(finite.max(initial=0), 1e-6), err_msg=what)
-
-
-def used(key: jax.Array, variables):
-    """Variables as after training: no statistic is 0, no two weights are equal."""
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(key, len(leaves) + 1)
-    return jax.tree.unflatten(tree, [leaf + jax.random.uniform(k, leaf.shape, leaf.dtype, 0.1, 0.5)
-                                     for leaf, k in zip(leaves, keys, strict=False)])
 
 
 def is_refused(name: str) -> bool:
@@ -175,20 +170,65 @@ def test_values_recorded_from_caffe(name: str):
 def pools(seed: int) -> str:
     random = np.random.default_rng(seed)
     kernel = random.integers(1, 5, 2)
-    pad = [random.integers(0, k) for k in kernel] if random.random() < 0.7 else [0, 0]
+    sides = "tblr" if random.random() < 0.5 else "hw"
+    limits = np.repeat(kernel, len(sides) // 2)
+    pad = [random.integers(0, k) for k in limits] if random.random() < 0.7 else [0] * len(limits)
     stride = random.integers(1, 7, 2)
+    method = random.choice(["MAX", "AVE"])
     settings = (f"kernel_h: {kernel[0]} kernel_w: {kernel[1]} stride_h: {stride[0]} stride_w: {stride[1]} "
-                f"pad_h: {pad[0]} pad_w: {pad[1]} round_mode: {random.choice(['CEIL', 'FLOOR'])} "
-                f"pool: {random.choice(['MAX', 'AVE'])}")
-    return one("Pooling", f"pooling_param {{ {settings} }}")
+                f"round_mode: {random.choice(['CEIL', 'FLOOR'])} pool: {method} "
+                + " ".join(f"pad_{side}: {size}" for side, size in zip(sides, pad, strict=True)))
+    return one("Pooling", f"pooling_param {{ {settings} }}", tops="t mask" if method == "MAX" and seed % 3 else "t")
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_geometry_of_pools(seed: int):
-    """Windows over the border, dropped last windows, strides past the kernel, with and without a cell in them."""
+    """Windows over the border, dropped last windows, strides past the kernel, with and without a cell in them; ties."""
     net = compile_net(pools(seed))
-    x = np.random.default_rng(seed).normal(size=(2, 3, 7, 5)).astype(np.float32)
-    same(run(net.export_onnx({}), {"x": x})["t"], net.apply({}, {"x": x})[0]["t"], str(net.graph.nodes[-1].proto))
+    x = np.random.default_rng(seed).integers(0, 5, (2, 3, 7, 5)).astype(np.float32)
+    expected, _ = net.apply({}, {"x": x})
+    if (np.asarray(expected.get("mask", 0)) < 0).any():  # a window without a cell
+        with pytest.raises(SpecError, match="the places of maxima, with windows that lie outside the image"):
+            net.export_onnx({})
+        return
+    for blob, found in run(net.export_onnx({}), {"x": x}).items():
+        same(found, expected[blob], f"{blob} {net.graph.nodes[-1].proto}")
+
+
+def test_reductions_over_no_axes():
+    """Where ONNX reduces over all axes, and onnxruntime leaves out the square."""
+    writer = Writer(np.dtype(np.float32))
+    call = Call(make_layer(resolve(one("ReLU")).nodes[-1]), [Value("x", (2, 3))], [(2, 3)], {}, writer)
+    ops = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceSumSquare", "ReduceL1")
+    for op in ops:
+        writer.identity(call.reduce(op, "x", [], keep=True), op)
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3]) for name in ("x", *ops)]
+    graph = onnx.helper.make_graph(writer.nodes, "g", values[:1], values[1:], list(writer.constants.values()))
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    x = np.array([[-3, 2, 0], [1, -2, 5]], np.float32)
+    found = run(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), {"x": x})
+    for op, expected in zip(ops, (x, x, x, x * x, abs(x)), strict=True):
+        np.testing.assert_array_equal(found[op], expected, op)
+
+
+def test_constants_are_held_once():
+    writer = Writer(np.dtype(np.float32))
+    array = np.arange(10**6, dtype=np.float32)
+    tracemalloc.start()
+    try:
+        first = writer.constant(array, "a")
+        writer.constants.clear()
+        assert tracemalloc.get_traced_memory()[0] < array.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    assert writer.constant(array.copy(), "b") == first != writer.constant(-array, "c")
+
+
+def test_a_file_has_room_for_the_graph():
+    net = compile_net(zoo.lenet(), phase="TEST")
+    model = net.export_onnx(net.init(KEY), outputs=["ip2"])
+    rest = model.ByteSize() - sum(len(one.raw_data) for one in model.graph.initializer)
+    assert MOST_BYTES + 1000 * rest < 2**31
 
 
 def test_all_layers_without_a_form_are_named():
@@ -198,7 +238,7 @@ def test_all_layers_without_a_form_are_named():
         net.export_onnx(variables)
     assert str(caught.value) == (
         "no ONNX form of layer 'accuracy' (nets.py:29) Accuracy; layer 'loss' (nets.py:30) SoftmaxWithLoss; "
-        "outputs=['ip2'] leaves them out")
+        "outputs=['ip2'] (--output ip2) leaves them out")
     model = net.export_onnx(variables, outputs=["ip2"])
     assert [value.name for value in model.graph.input] == ["data"]  # no label
     assert [dim.dim_param or dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim] == ["N", 10]
@@ -215,13 +255,22 @@ def test_wrong_calls(tmp_path: Path):
     net = compile_net(one("PReLU"))
     with pytest.raises(SpecError, match=r"the variables have no 'params' 'l' 'slope'; make them with net.init\(key\)"):
         net.export_onnx({})
-    with pytest.raises(SpecError, match=r"params 'l' 'slope': expected shape \(3,\); found \(2,\)"):
-        net.export_onnx({"params": {"l": {"slope": np.zeros(2)}}})
+    for wrong, found in ((np.zeros(2), "(2,)"), (np.zeros((3, 1)), "(3, 1)")):
+        message = re.escape(f"params 'l' 'slope': expected shape (3,); found {found}")
+        with pytest.raises(SpecError, match=message):
+            net.export_onnx({"params": {"l": {"slope": wrong}}})
+    for wrong, found in (("abc", "'abc'"), ([[1, 2], [3]], r"\[\[1, 2\], \[3\]\]")):
+        with pytest.raises(SpecError, match=f"params 'l' 'slope': expected an array of numbers; found {found}"):
+            net.export_onnx({"params": {"l": {"slope": wrong}}})
+    with pytest.raises(JaffeError, match=r"as net.init\(key\) makes them; received \[1\]"):
+        net.export_onnx([1])
     variables = net.init(KEY)
     with pytest.raises(JaffeError, match="the net has no blob 'tt'; did you mean 't'"):
         net.export_onnx(variables, outputs=["tt"])
     with pytest.raises(JaffeError, match="outputs is a list of blobs; received 't'"):
         net.export_onnx(variables, outputs="t")
+    with pytest.raises(JaffeError, match="batch: sizes are positive whole numbers"):
+        net.export_onnx(variables, batch=True)
     with pytest.raises(JaffeError, match=r"gone/net\.onnx: cannot be written: No such file or directory"):
         net.export_onnx(variables, tmp_path / "gone" / "net.onnx")
 

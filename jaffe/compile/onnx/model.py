@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +16,15 @@ from jaffe.compile.exported import BatchChoice, Dims, FixedBatch, Part
 from jaffe.compile.layer import make_layer
 from jaffe.compile.net import CompiledNet, Variables
 from jaffe.compile.onnx.writer import IR_VERSION, OPSET, WRITERS, Call, NotInOnnx, Value, Writer
+from jaffe.compile.reader import read_state
+from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import JaffeError, SpecError, describe
 from jaffe.netdef.graph import Node
 
 if TYPE_CHECKING:
     import onnx
 
-MOST_BYTES = 2**31 - 1  # of a protobuf file
+MOST_BYTES = 2**31 - 2**24  # of weights: a protobuf file has less than 2 GiB, and the graph takes some
 
 
 class NoOnnxForm(SpecError):
@@ -40,6 +44,7 @@ def export(
         import onnx
     except ImportError:
         raise JaffeError("ONNX models are written with the onnx package: pip install 'jaffe[onnx]'") from None
+    read_state(variables)
     part = exported.exported_part(net, outputs)
     _check_types(part)
     if batch == "polymorphic":
@@ -55,11 +60,7 @@ def export(
         model = _Builder(net, variables, part, inferred.shapes).model()
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
-        try:
-            with open(path, "wb") as file:
-                file.write(model.SerializeToString())
-        except OSError as error:
-            raise JaffeError(f"{os.fspath(path)}: cannot be written: {error.strerror}") from None
+        write_file(Path(path), model.SerializeToString())
     return model
 
 
@@ -86,7 +87,8 @@ def _refuse(part: Part, problems: Sequence[tuple[Node, str]]) -> None:
         blobs[value] for value in [*part.outputs.values(), *read]
         if value in blobs and value not in bad and value not in inputs
     )
-    hint = f"; outputs={list(left)} leaves them out" if left else ""
+    options = " ".join(f"--output {blob}" for blob in left)
+    hint = f"; outputs={list(left)} ({options}) leaves them out" if left else ""
     raise NoOnnxForm(f"no ONNX form of {named}{hint}")
 
 
@@ -146,14 +148,19 @@ class _Builder:
             group = "params" if stored.weight.trained else "state"
             layer, name = stored.owner
             try:
-                array = np.asarray(self.variables[group][layer][name], self.net.dtype)
+                found = self.variables[group][layer][name]
             except (KeyError, TypeError):
                 raise node.error(f"the variables have no {group!r} {layer!r} {name!r}; "
                                  "make them with net.init(key)") from None
-            shape = stored.weight.shape
-            if array.size != np.prod(shape):
+            try:
+                array = np.asarray(found, self.net.dtype)
+            except (TypeError, ValueError):
+                raise node.error(f"{group} {layer!r} {name!r}: expected an array of numbers; "
+                                 f"found {reprlib.repr(found)}") from None
+            shape = next(one.weight.shape for one in self.net.inferred.stored[layer] if one.weight.name == name)
+            if array.shape != shape:
                 raise node.error(f"{group} {layer!r} {name!r}: expected shape {shape}; found {array.shape}")
-            result[stored.weight.name] = array.reshape(shape)
+            result[stored.weight.name] = array.reshape(stored.weight.shape)
         return result
 
     def _output_names(self) -> dict[str, str]:
