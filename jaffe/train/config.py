@@ -107,9 +107,9 @@ def _check(proto: SolverParameter, where: str | None) -> None:
     def error(problem: str) -> SpecError:
         return SpecError(problem, location=where)
 
-    for field, value in proto.ListFields():
+    for described, value in proto.ListFields():
         if isinstance(value, float) and not math.isfinite(value):
-            raise error(f"{field.name} is a finite number; found {value:g}")
+            raise error(f"{described.name} is a finite number; found {value:g}")
     if proto.type not in SOLVER_TYPES:
         near = suggest(proto.type, SOLVER_TYPES) or f"; expected one of {', '.join(SOLVER_TYPES)}"
         raise error(f"solver type {proto.type!r} is not known{near}")
