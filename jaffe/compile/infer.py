@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from jaffe.compile.layers.data import Source
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.jaffe_pb2 import ParamSpec
+from jaffe.netdef.sizes import sizes
 from jaffe.netdef.weights import blob_shape, blob_size, same_values
 
 
@@ -88,17 +88,6 @@ def infer(graph: Graph, inputs: Mapping[str, Sequence[int]] | None = None, batch
         name = next(iter(given))
         raise JaffeError(f"the net has no input {name!r}{suggest(name, fed)}; it reads {', '.join(fed) or 'nothing'}")
     return Inferred(layers, shapes, stored, carried, fed)
-
-
-def sizes(what: str, shape: Sequence[int]) -> Shape:
-    """A shape given from outside as a tuple of ints. Raises JaffeError unless all sizes are positive whole numbers."""
-    try:
-        result = tuple(operator.index(size) for size in shape)
-    except TypeError:
-        result = (0,)
-    if any(size < 1 for size in result):
-        raise JaffeError(f"{what}: sizes are positive whole numbers; received {shape!r}")
-    return result
 
 
 def _source_shapes(layer: Source, given: dict[str, Shape], batch: int | None) -> list[Shape]:
