@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,7 @@ def test_random_numbers_are_those_of_the_forward_pass():
     values = []
     for key in (None, KEY, jax.random.key(3)):
         top = net.apply(variables, inputs, key)[0]["t"]
+        random.random()
         total, gradient = both(key)
         np.testing.assert_allclose(gradient, top, rtol=1e-6)
         np.testing.assert_allclose(total, top.sum(), rtol=1e-5)
@@ -233,6 +236,23 @@ def test_a_layer_without_gradient_is_timed_forward():
     assert timings["cube"].forward > 0
     assert timings["cube"].backward is None
     assert timings["Affine"].backward is not None
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_timing_is_in_the_dtype_of_the_net(dtype):
+    seen = set()
+    with jax.enable_x64(True), jaffe.compile.temporary_layers():
+        @jaffe.register_layer("Typed")
+        class Typed(jaffe.Layer):
+            """Notes dtypes."""
+
+            def apply(self, weights, bottoms, ctx):
+                seen.update({jnp.dtype(ctx.dtype), bottoms[0].dtype})
+                return bottoms
+
+        net = compile_net(input_layer("x", 5) + 'layer { name: "l" type: "Typed" bottom: "x" top: "t" }', dtype=dtype)
+        time_layers(net, 1)
+    assert seen == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
