@@ -9,6 +9,8 @@ from jaffe.compile.layer import temporary_layers as temporary_layers
 from jaffe.compile.net import CompiledNet as CompiledNet
 from jaffe.compile.net import compile_net as compile_net
 from jaffe.compile.pycaffe import PythonLayer as PythonLayer
+from jaffe.compile.tracing import Trace as Trace
+from jaffe.compile.tracing import trace as trace
 from jaffe.compile.weights import WeightsReport as WeightsReport
 from jaffe.compile.weights import load_weights as load_weights
 from jaffe.compile.weights import save_weights as save_weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaffe.compile import layers as _layers  # noqa: F401  registers the layer types
 from jaffe.compile.cost import Cost, Summary, cost, summarise
+from jaffe.compile.execute import execute, fold
 from jaffe.compile.fillers import fill
 from jaffe.compile.infer import Inferred, Stored, infer
-from jaffe.compile.layer import Context, Layer, Shape, make_layer
+from jaffe.compile.layer import Layer, Shape, make_layer
 from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
-from jaffe.compile.reader import WeightReader, read_inputs, read_state
+from jaffe.compile.reader import read_inputs
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.resolve import resolve
@@ -144,7 +143,7 @@ class CompiledNet:
                     array = blob_to_array(node.proto.blobs[i]).reshape(stored.weight.shape)
                     group[name] = jnp.asarray(array, self.dtype)
                 else:
-                    one = _fold(key, f"{node.name}/{name}")
+                    one = fold(key, f"{node.name}/{name}")
                     group[name] = fill(one, stored.weight.shape, stored.weight.filler, self.dtype)
         return variables
 
@@ -358,47 +357,6 @@ class CompiledNet:
     ) -> tuple[dict[str, jax.Array], State]:
         """Every value of the net, and the new state. ``anew``: carried state is zero, whatever the variables have."""
         env = read_inputs(self, inputs)
-        state = read_state(variables)
-        weights = WeightReader(self, variables, anew)
         if keep not in self._programs:
             self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
-        for node, layer in self._programs[keep]:
-            if layer.source:
-                continue
-            bottoms = [env[value] for value in node.bottoms]
-            if not self.graph.force_backward:
-                bottoms = [
-                    x if allowed else lax.stop_gradient(x)
-                    for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
-                ]
-            context = Context(node, None if rng is None else _fold(rng, node.name), self.dtype)
-            with jax.named_scope(node.name.replace("/", ".")):
-                tops, new = layer.apply_with_state(weights(node, layer, bottoms, state), bottoms, context)
-            if layer.foreign:
-                _check_returned(layer, [x.shape for x in bottoms], tops, new)
-            owners = {stored.weight.name: stored.owner for stored in self.inferred.stored[node.name]}
-            for name, value in new.items():
-                owner, key = owners.get(name, (node.name, name))
-                state.setdefault(owner, {})[key] = value
-            env.update(zip(node.tops, tops, strict=True))
-        return env, state
-
-
-def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array], new: Mapping[str, Any]) -> None:
-    """What a user's own layer returns is what its shape rule and its weights say."""
-    found, expected = ([tuple(shape) for shape in shapes] for shapes in (map(np.shape, tops), layer.shapes(bottoms)))
-    if found != expected:
-        raise layer.node.error(f"{layer.node.type}.apply returns shapes {found}; its shape rule says {expected}")
-    kept = {weight.name: weight.shape for weight in layer.weights(bottoms) if not weight.trained}
-    for name, value in new.items():
-        if name not in kept:
-            raise layer.node.error(f"{layer.node.type} returns new values of {name!r}; its untrained weights are "
-                                   f"{', '.join(kept) or 'none'}")
-        if np.shape(value) != kept[name]:
-            raise layer.node.error(f"{layer.node.type} returns {name!r} of shape {np.shape(value)}; its weights say "
-                                   f"{kept[name]}")
-
-
-def _fold(key: jax.Array, name: str) -> jax.Array:
-    """A key of its own for a name, the same in every run and on every machine."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return execute(self, self._programs[keep], variables, env, rng, anew=anew)

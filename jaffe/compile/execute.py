@@ -1,0 +1,86 @@
+"""Running the layers of a net one after another."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from jaffe.compile.layer import Context, Layer, Shape
+from jaffe.compile.reader import WeightReader, read_state
+from jaffe.netdef.graph import Node
+
+if TYPE_CHECKING:
+    from jaffe.compile.net import CompiledNet, State, Variables
+
+Values = dict[str, jax.Array]
+
+
+def execute(
+    net: CompiledNet,
+    program: Iterable[tuple[Node, Layer]],
+    variables: Variables,
+    env: Mapping[str, jax.Array],
+    rng: jax.Array | None = None,
+    *,
+    anew: bool = False,
+    taps: Mapping[str, jax.Array] = MappingProxyType({}),
+) -> tuple[Values, State]:
+    """Every value of the net, and the new state. Pure.
+
+    Args:
+        program: the layers to run, in order: all, or those of a part.
+        env: values that are there already: the inputs (``read_inputs``), and what a part reads from before it.
+        anew: carried state is zero, whatever the variables have.
+        taps: added to the values of these names where they are written; the gradient of a tap of zeros is that of its
+            value.
+    """
+    env = {name: value + taps[name] if name in taps else value for name, value in env.items()}
+    state = read_state(variables)
+    weights = WeightReader(net, variables, anew)
+    for node, layer in program:
+        if layer.source:
+            continue
+        bottoms = [env[value] for value in node.bottoms]
+        if not net.graph.force_backward:
+            bottoms = [
+                x if allowed else lax.stop_gradient(x)
+                for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
+            ]
+        context = Context(node, None if rng is None else fold(rng, node.name), net.dtype)
+        with jax.named_scope(node.name.replace("/", ".")):
+            tops, new = layer.apply_with_state(weights(node, layer, bottoms, state), bottoms, context)
+        if layer.foreign:
+            _check_returned(layer, [x.shape for x in bottoms], tops, new)
+        owners = {stored.weight.name: stored.owner for stored in net.inferred.stored[node.name]}
+        for name, value in new.items():
+            owner, key = owners.get(name, (node.name, name))
+            state.setdefault(owner, {})[key] = value
+        env.update((name, top + taps[name] if name in taps else top)
+                   for name, top in zip(node.tops, tops, strict=True))
+    return env, state
+
+
+def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array], new: Mapping[str, Any]) -> None:
+    """What a user's own layer returns is what its shape rule and its weights say."""
+    found, expected = ([tuple(shape) for shape in shapes] for shapes in (map(np.shape, tops), layer.shapes(bottoms)))
+    if found != expected:
+        raise layer.node.error(f"{layer.node.type}.apply returns shapes {found}; its shape rule says {expected}")
+    kept = {weight.name: weight.shape for weight in layer.weights(bottoms) if not weight.trained}
+    for name, value in new.items():
+        if name not in kept:
+            raise layer.node.error(f"{layer.node.type} returns new values of {name!r}; its untrained weights are "
+                                   f"{', '.join(kept) or 'none'}")
+        if np.shape(value) != kept[name]:
+            raise layer.node.error(f"{layer.node.type} returns {name!r} of shape {np.shape(value)}; its weights say "
+                                   f"{kept[name]}")
+
+
+def fold(key: jax.Array, name: str) -> jax.Array:
+    """A key of its own for a name, the same in every run and on every machine."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
