@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaffe.cli.options import Device, Model, PythonModules, Weights, read_model, use_device
+from jaffe.cli.options import Device, Model, PythonModules, read_model, use_device
+
+if TYPE_CHECKING:
+    from jaffe.train.evaluate import Evaluation
 
 
 def test(
     model: Model = "",
-    weights: Weights = "",
+    weights: Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz; "
+                                         "several separated by commas.", show_default=False)] = "",
     snapshot: Annotated[str, typer.Option(help="A snapshot of jaffe train to take weights from.",
                                           show_default=False)] = "",
     data: Annotated[str, typer.Option(help="tfds:NAME, lmdb:PATH or npz:PATH, in place of the data layers' files.",
                                       show_default=False)] = "",
-    iterations: Annotated[int, typer.Option(min=1, help="Batches to run.")] = 50,
+    iterations: Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")
+                          ] = "50",
+    stage: Annotated[str, typer.Option(help="Stages that the net is in, separated by commas.",
+                                       show_default=False)] = "",
+    level: Annotated[int | None, typer.Option(help="Level that the net is in.", show_default="the net's own")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Print a confusion matrix, recall and precision of each "
+                                         "class, and top-k. Implied by the options that follow.")] = False,
+    output: Annotated[list[str], typer.Option(help="Write the report: .json, .csv, .png, .svg or .pdf; repeatable.",
+                                              show_default=False)] = [],  # noqa: B006  typer copies it
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --output names.")] = False,
+    top_k: Annotated[str, typer.Option(help="How many classes of highest score a label may be among.",
+                                       show_default="1,5")] = "",
+    scores: Annotated[str, typer.Option(help="The blob with the scores.",
+                                        show_default="what the last Accuracy or loss reads")] = "",
+    labels: Annotated[str, typer.Option(help="The blob with the labels.", show_default="as --scores")] = "",
+    ignore_label: Annotated[int | None, typer.Option(help="A label to leave out.",
+                                                     show_default="what that layer says")] = None,
     device: Device = "",
-    python_modules: PythonModules = [],  # noqa: B006  typer copies it
+    python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Run a net in phase TEST over data and print the mean of each output."""
+    from jaffe.cli.files import check_target
     from jaffe.netdef.errors import JaffeError
+    from jaffe.train.class_report import check_suffix
 
     if bool(weights) == bool(snapshot):
         raise JaffeError("expected --weights or --snapshot, one of them")
+    batches = None if iterations == "all" else _number("--iterations", iterations)
+    ks = [_number("--top-k", k) for k in top_k.split(",")] if top_k else []
+    for path in output:
+        check_suffix(path)
+        check_target(path, force)
+    wanted = report or bool(output or top_k or scores or labels) or ignore_label is not None
     use_device(device)
-    run(model, weights, snapshot, data, iterations, python_modules)
+    evaluation, variables = prepare(model, weights, snapshot, data, batches, stage, level, python_modules)
+    if not wanted:
+        _show_means(evaluation, evaluation.run(variables))
+        return
+    found = evaluation.class_report(variables, scores=scores, labels=labels, top_k=ks, ignore_label=ignore_label)
+    _show_means(evaluation, found.outputs)
+    print(f"\n{found}")
+    for path in output:
+        found.save(path)
+        print(f"written {path}")
 
 
-def run(
-    model: str, weights: str, snapshot: str, data: str, iterations: int, python_modules: Sequence[str] = ()
-) -> None:
-    """Compile, load weights, evaluate, print."""
+def prepare(
+    model: str, weights: str, snapshot: str, data: str, iterations: int | None = 50, stage: str = "",
+    level: int | None = None, python_modules: Sequence[str] = (),
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Compile the net, open its data and load its weights."""
     from pathlib import Path
 
     import jax
-    import numpy as np
 
     from jaffe.compile import compile_net, load_weights
     from jaffe.netdef import NetState, load, resolve
@@ -49,13 +87,34 @@ def run(
     source = load(read_model(model))
     if not data and model in RECIPES:
         data = recipe(model).data
-    feed = Feed(resolve(source, NetState("TEST")), data or None, base=source.directory)
-    net = compile_net(source, phase="TEST", inputs=feed.shapes, python_modules=python_modules)
+    stages = [name.strip() for name in stage.split(",") if name.strip()]
+    own = source.net.state
+    state = NetState("TEST", own.level if level is None else level, (*own.stage, *stages))
+    feed = Feed(resolve(source, state), data or None, base=source.directory)
+    net = compile_net(source, phase="TEST", inputs=feed.shapes, stages=stages, level=level,
+                      python_modules=python_modules)
     fresh = net.init(jax.random.key(0))
     if weights:
         variables = load_weights(net, fresh, weights)
     else:
         variables = restore_variables(Path(snapshot), fresh, net.fresh_carry())
-    results = Evaluation(net, feed, iterations, jax.random.key(0)).run(variables)
-    for name, value in results.items():
+    return Evaluation(net, feed, iterations, jax.random.key(0)), variables
+
+
+def _show_means(evaluation: Evaluation, means: Mapping[str, float | list[float]]) -> None:
+    import numpy as np
+
+    for name, value in means.items():
         print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}: mean {np.mean(value):.6g}")
+    if evaluation.repeats:
+        print(f"{evaluation.iterations} batches of {evaluation.feed.images} took records more than once; "
+              "--iterations all takes each once", file=sys.stderr)
+
+
+def _number(option: str, text: str) -> int:
+    """A positive whole number. Raises JaffeError for anything else."""
+    from jaffe.netdef.errors import JaffeError
+
+    if not text.strip().isdecimal() or not int(text):
+        raise JaffeError(f"{option} {text}: expected numbers from 1 on" + ", or all" * (option == "--iterations"))
+    return int(text)
