@@ -11,7 +11,7 @@ def summary(
     inputs: Inputs = [],  # noqa: B006  typer copies it
     python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
-    """Print a net as a table: layers, shapes, parameters, FLOPs."""
+    """Print a net as a table: layers, shapes, parameters, FLOPs forward and backward."""
     from jaffe.compile import compile_net
 
     shapes = parse_shapes(inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +20,7 @@ from jaffe.netdef.schema import SETTINGS_FIELDS, settings_fields
 Array = jax.Array
 Shape = tuple[int, ...]
 MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
+BIASES = ("bias", "shift", "output_bias")  # names of weights that are added
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Layer:
 
     Class attributes:
         bottoms, tops: least and most number of blobs (``None``: no limit).
+        constant_bottoms, constant_tops: by index, those that get no gradient (labels, indices, masks) and those that
+            have none (places of maxima).
+        products: nearly all its operations are those of matrix products of bottoms and weights.
         source: its tops are fed from outside: they are inputs of the net.
         infinite: its settings may be infinite.
         attributes: names and defaults of the settings of a user's own layer (``attribute { ... }``).
@@ -83,6 +87,9 @@ class Layer:
     type: ClassVar[str] = ""
     bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    constant_bottoms: ClassVar[tuple[int, ...]] = ()
+    constant_tops: ClassVar[tuple[int, ...]] = ()
+    products: ClassVar[bool] = False
     source: ClassVar[bool] = False
     infinite: ClassVar[bool] = False
     attributes: ClassVar[Mapping[str, Any]] = {}
@@ -126,6 +133,31 @@ class Layer:
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Floating point operations of a forward pass; a multiply-add is two. Default: one an output element."""
         return sum(math.prod(top) for top in tops)
+
+    def gradient_flops(
+        self, bottoms: Sequence[Shape], tops: Sequence[Shape], learned: Collection[str], wanted: Sequence[bool]
+    ) -> tuple[int, int]:
+        """Operations of the gradients of the weights named in ``learned``, and of those of the bottoms ``wanted``.
+
+        The forward pass's, without adding biases, for all bottoms that can have a gradient, shared out evenly; as many
+        for the weights of a layer with ``products``; two an output element for another weight, one for a bias.
+        """
+        outputs = sum(math.prod(top) for top in tops)
+        biases = sum(weight.name in BIASES for weight in self.weights(bottoms))
+        forward = max(self.flops(bottoms, tops) - biases * outputs, 0)
+        summed = sum(name in BIASES for name in learned)
+        multiplied = len(learned) - summed
+        weights = min(multiplied, 1) * forward if self.products else 2 * multiplied * outputs
+        able = sum(self.differentiable()[0])
+        return weights + summed * outputs, forward * sum(wanted) // max(able, 1)
+
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        """For each bottom whether it can get a gradient, and for each top whether it can have one.
+
+        As ``constant_bottoms`` and ``constant_tops`` say; overridden where the settings decide about them.
+        """
+        return ([i not in self.constant_bottoms for i in range(len(self.node.bottoms))],
+                [i not in self.constant_tops for i in range(len(self.node.tops))])
 
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         """Whether every top is the first bottom, unchanged."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaffe.compile import layers as _layers  # noqa: F401  registers the layer types
-from jaffe.compile.cost import Cost, Summary, cost, summarise
+from jaffe.compile.cost import Cost, cost
 from jaffe.compile.execute import execute, fold
 from jaffe.compile.fillers import fill
 from jaffe.compile.infer import Inferred, Stored, infer
@@ -20,6 +20,7 @@ from jaffe.compile.layer import Layer, Shape, make_layer
 from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.compile.reader import read_inputs
+from jaffe.compile.summary import Summary, summarise
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
 from jaffe.netdef.resolve import resolve
@@ -257,11 +258,16 @@ class CompiledNet:
         return preprocess(self, images, input=input, order=order, layout=layout, size=size)
 
     def cost(self) -> Cost:
-        """Parameters, output values and floating point operations of each layer, for the declared shapes."""
+        """Parameters, output values and floating point operations of each layer, for the declared shapes.
+
+        The operations of its backward pass too, of which frozen parameters, the layers before the first that learns,
+        and those that lead to no loss have none.
+        """
         return cost(self.graph, self.inferred)
 
     def summary(self) -> Summary:
-        """A table of the net: layer, type, inputs, output shape, parameters, FLOPs. Prints as text."""
+        """A table of the net: layer, type, inputs, output shape, parameters, FLOPs forward and backward. Prints as
+        text."""
         return summarise(self.graph, self.inferred)
 
     def as_linen(self) -> linen.Module:

@@ -14,6 +14,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jaffe.compile.backward import Gradients, needed_gradients
 from jaffe.compile.layer import Context
 from jaffe.compile.net import CompiledNet
 from jaffe.compile.reader import WeightReader
@@ -49,11 +50,10 @@ def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
     """Time each layer by itself, on the blobs that it gets in the net; backward, what training asks of it."""
     variables, inputs, key = _arguments(net)
     read = WeightReader(net, variables)
-    program = net.graph
+    asked = needed_gradients(net.graph, net.inferred)
     env = {**inputs}
-    learned: set[str] = set()  # values that depend on parameters
     timings = []
-    for node in program.nodes:
+    for node in net.graph.nodes:
         layer = net.inferred.layers[node.name]
         if layer.source:
             continue
@@ -68,25 +68,24 @@ def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
         env.update(zip(node.tops, tops, strict=True))
         once = median(compiled, (weights, bottoms), iterations)
         backward = None
-        allowed = node.proto.propagate_down or [True] * len(bottoms)
-        wanted = [value in learned and one for value, one in zip(node.bottoms, allowed, strict=True)]
-        if tops and (any(wanted) or any(stored.lr_mult for stored in net.stored[node.name])):
-            learned.update(node.tops)
-            both = jax.jit(lambda w, b, f=forward, asked=wanted: _pull_back(f, w, b, asked))
+        if asked[node.name].needed:
+            both = jax.jit(lambda w, b, f=forward, gradients=asked[node.name]: _pull_back(f, w, b, gradients))
             with contextlib.suppress(SpecError):  # the caller's own Python, without a gradient
                 backward = max(median(both, (weights, bottoms), iterations) - once, 0.0)
         timings.append(Timing(node.name, node.type, once, backward))
     return timings
 
 
-def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any, wanted: list[bool]) -> Any:
-    """Tops, and gradients of the weights and the wanted bottoms, for gradients of one at every top."""
+def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any, asked: Gradients) -> Any:
+    """Tops, and the gradients asked for, for gradients of one at every top."""
 
-    def of_wanted(weights: Any, some: Any) -> Any:
-        rest = iter(some)
-        return forward(weights, [next(rest) if one else bottom for bottom, one in zip(bottoms, wanted, strict=True)])
+    def of_asked(some_weights: Any, some_bottoms: Any) -> Any:
+        rest = iter(some_bottoms)
+        return forward({**weights, **some_weights}, [
+            next(rest) if one else bottom for bottom, one in zip(bottoms, asked.bottoms, strict=True)])
 
-    tops, pull = jax.vjp(of_wanted, weights, [bottom for bottom, one in zip(bottoms, wanted, strict=True) if one])
+    tops, pull = jax.vjp(of_asked, {name: weights[name] for name in asked.weights},
+                         [bottom for bottom, one in zip(bottoms, asked.bottoms, strict=True) if one])
     return tops, pull(jax.tree.map(jnp.ones_like, tops))
 
 

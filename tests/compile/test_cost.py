@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jaffe import L, NetSpec, zoo
 from jaffe.compile import compile_net
+from tests.nets import NETS
+from tests.nets.case import X, Y
 
 
 def test_lenet_by_hand():
@@ -21,6 +25,72 @@ def test_lenet_by_hand():
     assert cost["pool1"].flops == 20 * 12 * 12 * 4
     assert cost["conv1"].activations == 20 * 24 * 24
     assert cost["pool2"].activations == 50 * 4 * 4
+
+
+def test_lenet_backward_by_hand():
+    """Gradients of a product cost what the product does; of a bias one addition an output."""
+    cost = compile_net(zoo.lenet(), phase="TEST", batch=1).cost()
+    conv2 = 2 * 20 * 25 * 50 * 8 * 8
+    assert cost["conv1"].bottom_gradient_flops == cost["data"].backward_flops == 0
+    assert cost["conv1"].weight_gradient_flops == cost["conv1"].flops
+    assert cost["conv2"].weight_gradient_flops == conv2 + 50 * 8 * 8
+    assert cost["conv2"].bottom_gradient_flops == conv2
+    assert cost["pool1"].backward_flops == cost["pool1"].flops
+    assert cost["accuracy"].backward_flops == 0
+    assert cost["loss"].backward_flops == cost["loss"].flops
+    assert cost.backward_flops == sum(layer.backward_flops for layer in cost.layers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "learned", "weights", "bottoms"),
+    [
+        # two operations an element for a multiplier, one for what is added
+        ("Scale", "scale_param { bias_term: true }", ("scale", "bias"), 3 * 210, 210),
+        ("Scale", "scale_param { bias_term: true } param { lr_mult: 0 }", ("bias",), 210, 210),
+        ("Bias", "", ("bias",), 210, 0),
+        ("PReLU", "", ("slope",), 2 * 210, 210),
+        ("BatchNorm", "batch_norm_param { use_global_stats: false }", (), 0, 6 * 210),
+        ("BN", "", ("slope", "bias"), 3 * 210, 3 * 210),
+        ("Normalize", "", ("scale",), 2 * 210, 4 * 210),
+        ("LocallyConnected", "convolution_param { num_output: 2 kernel_size: 7 kernel_size: 5 }", ("weight", "bias"),
+         2 * 2 * 2 * 105 + 4, 2 * 2 * 2 * 105),
+        ("Deconvolution", "convolution_param { num_output: 2 kernel_size: 3 stride: 3 bias_term: false }", ("weight",),
+         2 * 210 * 2 * 9, 2 * 210 * 2 * 9),
+        ("Concat", "", (), 0, 0),
+    ],
+)
+def test_backward_by_hand(kind: str, settings: str, learned: tuple[str, ...], weights: int, bottoms: int):
+    """One layer behind one that learns, on 2 x 3 x 7 x 5 = 210 values."""
+    text = X + f'''layer {{ name: "before" type: "Bias" bottom: "x" top: "before" }}
+        layer {{ name: "l" type: "{kind}" bottom: "before" top: "l" loss_weight: 1 {settings} }}'''
+    found = compile_net(text).cost()["l"]
+    assert found.gradients.weights == learned
+    assert (found.weight_gradient_flops, found.bottom_gradient_flops) == (weights, bottoms)
+
+
+def test_shared_out_among_bottoms():
+    """A convolution of two blobs of which one needs a gradient; of the Eltwise's bottoms likewise."""
+    text = X + Y + '''
+        layer { name: "before" type: "Bias" bottom: "x" top: "before" }
+        layer { name: "conv" type: "Convolution" bottom: "before" bottom: "y" top: "a" top: "b"
+                convolution_param { num_output: 3 kernel_size: 1 } }
+        layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" bottom: "y" top: "sum" loss_weight: 1 }'''
+    cost = compile_net(text).cost()
+    products = 2 * 210 * (2 * 3)
+    assert (cost["conv"].weight_gradient_flops, cost["conv"].bottom_gradient_flops) == (products + 420, products // 2)
+    assert cost["sum"].bottom_gradient_flops == cost["sum"].flops * 2 // 3
+
+
+def test_lstm_backward_by_hand():
+    """T N = 15, 2 inputs, 7 units: the gradients of both weights and of the input, and the way back through time."""
+    for frozen in (False, True):
+        text = NETS["lstm"].net.replace('name: "l"', 'name: "l" loss_weight: 1' + " param { lr_mult: 0 }" * 3 * frozen)
+        text = text.replace('bottom: "x"', 'bottom: "before"').replace(
+            'layer { name: "l"', 'layer { name: "before" type: "Bias" bottom: "x" top: "before" }\nlayer { name: "l"')
+        found = compile_net(text).cost()["l"]
+        inputs, hidden, through = 2 * 15 * 28 * 2, 2 * 15 * 28 * 7, 2 * 15 * 28 * 7 + 15 * 10 * 7
+        assert found.weight_gradient_flops == (0 if frozen else inputs + hidden + 15 * 28 + through)
+        assert found.bottom_gradient_flops == inputs + through * frozen
 
 
 def caffenet() -> NetSpec:

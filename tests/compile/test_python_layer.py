@@ -232,7 +232,8 @@ def test_solver_and_snapshot(tmp_path):
 
 
 def test_a_layer_without_gradient_is_timed_forward():
-    timings = {name: time_layers(net_of(name, param_str="{'a': 2}"), 1)[0] for name in ("cube", "Affine")}
+    timings = {name: time_layers(net_of(name, param_str="{'a': 2}", extra="loss_weight: 1"), 1)[0]
+               for name in ("cube", "Affine")}
     assert timings["cube"].forward > 0
     assert timings["cube"].backward is None
     assert timings["Affine"].backward is not None
@@ -261,11 +262,12 @@ def test_timing_asks_for_the_gradients_that_training_needs(dtype: str):
         layer { name: "scale" type: "Scale" bottom: "x" top: "s" }
         layer { name: "l" type: "Python" bottom: "s" bottom: "y" top: "t" loss_weight: 1
                 python_param { module: "mine" layer: "Label" } }
-        layer { name: "power" type: "Power" bottom: "z" top: "p" power_param { scale: 2 } }'''
+        layer { name: "power" type: "Power" bottom: "z" top: "p" power_param { scale: 2 } }
+        layer { name: "no loss" type: "Scale" bottom: "s" top: "u" }'''
     with jax.enable_x64(dtype == "float64"):
         net = compile_net(text, python_modules=["mine"], dtype=dtype)
         backward = {one.name: one.backward is not None for one in time_layers(net, 1)}
-    assert backward == {"scale": True, "l": True, "power": False}
+    assert backward == {"scale": True, "l": True, "power": False, "no loss": False}
 
 
 def test_export_is_refused_by_jax():

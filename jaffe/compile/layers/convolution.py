@@ -31,6 +31,7 @@ class Convolution(Windowed):
 
     bottoms = (1, None)
     tops = (1, None)
+    products = True
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         node = self.node

@@ -19,6 +19,8 @@ class _Priors(Layer):
     """Boxes of fixed sizes around each cell of a map, as shares of the image. They depend on shapes only."""
 
     bottoms = (2, 2)
+    constant_bottoms = (0, 1)
+    constant_tops = (0,)
     others: ClassVar[tuple[str, ...]]  # settings that the message has for the other layer type
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -173,6 +175,8 @@ class DetectionOutput(Layer):
     """
 
     bottoms = (3, 3)
+    constant_bottoms = (0, 1, 2)
+    constant_tops = (0,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         offsets, scores, priors = bottoms

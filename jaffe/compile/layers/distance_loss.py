@@ -28,6 +28,7 @@ class ContrastiveLoss(Layer):
     """
 
     bottoms = (3, 3)
+    constant_bottoms = (2,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         check_first_axis(self, bottoms)
@@ -74,6 +75,7 @@ class SmoothL1Loss(Layer):
     """
 
     bottoms = (2, 4)
+    constant_bottoms = (2, 3)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         check_first_axis(self, bottoms)

@@ -66,6 +66,9 @@ class ArgMax(Layer):
         rows = [index, values] if p.out_max_val else [index]
         return [jnp.stack(rows, 1).reshape(*self.shapes([x.shape])[0])]
 
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        return [self.p.out_max_val], [self.p.out_max_val]
+
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(bottoms[0])
 
@@ -85,6 +88,7 @@ class BatchReindex(Layer):
     """
 
     bottoms = (2, 2)
+    constant_bottoms = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x, index = bottoms
@@ -132,6 +136,10 @@ class Filter(Layer):
         order = jnp.argsort(~chosen, stable=True)
         kept = jnp.arange(chosen.shape[0]) < chosen.sum()
         return [jnp.where(kept.reshape(-1, *[1] * (x.ndim - 1)), x[order], 0) for x in items]
+
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        items = [True] * len(self.node.tops)
+        return [*items, False], items
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 0

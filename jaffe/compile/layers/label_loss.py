@@ -35,6 +35,7 @@ class _LabelLoss(Layer):
     """One label for each item of the batch; everything behind the first axis is a class."""
 
     bottoms = (2, 2)
+    constant_bottoms = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         check_first_axis(self, bottoms)
@@ -101,6 +102,7 @@ class InfogainLoss(Layer):
 
     bottoms = (2, 3)
     tops = (1, 2)
+    constant_bottoms = (1, 2)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.p.axis, len(bottoms[0]))

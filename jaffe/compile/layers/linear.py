@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from jaffe.compile.fillers import constant
@@ -19,6 +19,8 @@ class InnerProduct(Layer):
     Weights: weight (num_output, K), or (K, num_output) when transposed; bias (num_output).
     Source: Caffe 1.0, ``inner_product_layer.cpp``.
     """
+
+    products = True
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not self.p.num_output:
@@ -136,6 +138,8 @@ class Embed(Layer):
     Source: Caffe 1.0, ``embed_layer.cpp``.
     """
 
+    constant_bottoms = (0,)
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         for field in ("num_output", "input_dim"):
             if not getattr(self.p, field):
@@ -181,3 +185,8 @@ class Parameter(Layer):
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 0
+
+    def gradient_flops(
+        self, bottoms: Sequence[Shape], tops: Sequence[Shape], learned: Collection[str], wanted: Sequence[bool]
+    ) -> tuple[int, int]:
+        return 0, 0

@@ -106,6 +106,7 @@ class SoftmaxWithLoss(Layer):
 
     bottoms = (2, 2)
     tops = (1, 2)
+    constant_bottoms = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.node.proto.softmax_param.axis, len(bottoms[0]))
@@ -138,6 +139,7 @@ class SigmoidCrossEntropyLoss(Layer):
     """
 
     bottoms = (2, 2)
+    constant_bottoms = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         check_first_axis(self, bottoms)
@@ -193,6 +195,8 @@ class Accuracy(Layer):
 
     bottoms = (2, 2)
     tops = (1, 2)
+    constant_bottoms = (0, 1)
+    constant_tops = (0, 1)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.p.axis, len(bottoms[0]))

@@ -52,6 +52,7 @@ class MultiBoxLoss(Layer):
     """
 
     bottoms = (4, 4)
+    constant_bottoms = (2, 3)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         p, error = self.p, self.node.error

@@ -169,6 +169,10 @@ class Power(Layer):
         # Small whole powers are products, which keep a gradient at base 0.
         return [base ** (int(p.power) if p.power.is_integer() and abs(p.power) <= 64 else p.power)]
 
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        varies = self.p.power * self.p.scale != 0
+        return [varies], [varies]
+
 
 @built_in("Exp")
 class Exp(Layer):
@@ -212,6 +216,9 @@ class AbsVal(Layer):
 @built_in("Threshold")
 class Threshold(Layer):
     """``y = 1`` where x > ``threshold``, else 0; without gradient. Source: Caffe 1.0, ``threshold_layer.cpp``."""
+
+    constant_bottoms = (0,)
+    constant_tops = (0,)
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         return [(bottoms[0] > self.p.threshold).astype(bottoms[0].dtype)]

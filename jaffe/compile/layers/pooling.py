@@ -37,6 +37,7 @@ class Pooling(Layer):
     """
 
     tops = (1, 2)
+    constant_tops = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape = bottoms[0]

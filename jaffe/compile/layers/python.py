@@ -8,7 +8,7 @@ import inspect
 import random
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -186,6 +186,12 @@ class Python(Layer):
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         """Not known: 0."""
         return 0
+
+    def gradient_flops(
+        self, bottoms: Sequence[Shape], tops: Sequence[Shape], learned: Collection[str], wanted: Sequence[bool]
+    ) -> tuple[int, int]:
+        """Not known: 0."""
+        return 0, 0
 
     def _probe(self, shapes: Sequence[Shape]) -> tuple[list[Shape], list[np.ndarray]]:
         """Shapes of the tops, and first values of the parameters, for bottoms of these shapes."""

@@ -44,6 +44,7 @@ class Crop(Routing):
     """
 
     bottoms = (2, 2)
+    constant_bottoms = (1,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x, reference = bottoms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -116,6 +116,11 @@ class Recurrent(Layer):
         """The first top, of h at every step (T, N, H)."""
         return steps
 
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        hidden = [self.p.hidden_gradient] * self.exposed
+        static = [True] * self.has_static(self.node.bottoms)
+        return [True, False, *static, *hidden], [True, *hidden]
+
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         steps, batch, units = tops[0]
         rows = self.gates * units
@@ -125,6 +130,24 @@ class Recurrent(Layer):
         if self.has_static(bottoms):  # once an item, and added at every step
             static = batch * rows * 2 * math.prod(bottoms[2][1:]) + steps * batch * rows
         return steps * batch * once + static
+
+    def gradient_flops(
+        self, bottoms: Sequence[Shape], tops: Sequence[Shape], learned: Collection[str], wanted: Sequence[bool]
+    ) -> tuple[int, int]:
+        """As many as its forward product for each weight and bottom, one a sum for each bias; and the way back through
+        the steps, as many as forward through them, counted with the weights if any learns, else with the bottoms."""
+        items, rows = math.prod(tops[0][:2]), self.gates * self.p.num_output
+        products = {"input_weight": 2 * items * rows * math.prod(bottoms[0][2:]), "bias": items * rows,
+                    "hidden_weight": 2 * items * rows * self.p.num_output,
+                    "output_weight": 2 * math.prod(tops[0]) * self.p.num_output, "output_bias": math.prod(tops[0])}
+        inputs = [products["input_weight"], 0]
+        if self.has_static(bottoms):
+            inputs.append(bottoms[2][0] * rows * 2 * math.prod(bottoms[2][1:]))
+            products["static_weight"] = inputs[2]
+        weights = sum(products[name] for name in learned)
+        back = sum(one for one, asked in zip(inputs, wanted, strict=False) if asked)
+        through = products["hidden_weight"] + items * self.step_flops()
+        return (weights + through, back) if learned else (0, back + through)
 
     def step_flops(self) -> int:
         """Operations of ``step`` and ``output`` for one step and one item."""
@@ -210,6 +233,7 @@ class LSTMUnit(Layer):
 
     bottoms = (3, 3)
     tops = (2, 2)
+    constant_bottoms = (2,)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         c, gates, cont = bottoms

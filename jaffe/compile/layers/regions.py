@@ -17,6 +17,7 @@ class _Regions(Layer):
     """Bottoms: a map (N, C, H, W) and regions (R, 5) of image, x1, y1, x2, y2 in pixels of the image."""
 
     bottoms = (2, 2)
+    constant_bottoms = (1,)
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         """Refuse blobs that are not a map and regions, and a scale that is not positive."""

@@ -74,6 +74,8 @@ class LocallyConnected(Unfolding):
     1271); the settings are ``convolution_param``'s here. ``axis`` and ``group`` have no meaning and are refused.
     """
 
+    products = True
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not self.p.num_output:
             raise self.node.error("expected num_output > 0; found none")
