@@ -284,8 +284,8 @@ def test_other_types(folder):
         Run("LARS").restore(folder / "3.solverstate")
     run = Run("Adam")
     run.fresh = replace(run.fresh, opt_state=optax.rmsprop(0.1).init(run.fresh.params))
-    with pytest.raises(JaffeError, match=r"3\.solverstate holds the state of a solver of Caffe's; found an optimiser of "
-                                         r"another kind than Adam, without 'mu'$"):
+    with pytest.raises(JaffeError, match=r"3\.solverstate holds the state of a solver of Caffe's; found an optimiser "
+                                         r"of another kind than Adam, without 'mu'$"):
         run.restore(folder / "3.solverstate")
 
 
