@@ -15,6 +15,7 @@ from jaffe.cli.deploy import deploy
 from jaffe.cli.devices import devices
 from jaffe.cli.diff import diff
 from jaffe.cli.export import export
+from jaffe.cli.plot import plot
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
 from jaffe.cli.time import time
@@ -41,7 +42,7 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, summary, time, upgrade, deploy, convert, diff, compare, export, devices):
+for command in (train, test, plot, summary, time, upgrade, deploy, convert, diff, compare, export, devices):
     app.command()(command)
 
 

@@ -1,154 +1,205 @@
-"""What a run tells: progress on the console, and a metrics file of JSON lines."""
+"""What a run tells, and to whom: reporters, and the metrics file of JSON lines."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.jaffe_pb2 import SolverParameter
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a reporter may know of a run when it starts.
+
+    Attributes:
+        net: name of the training net.
+        solver: every setting.
+        iteration: where it starts: 0, or that of the snapshot it goes on from.
+        train_weights: the training net's outputs, in Caffe's order, each with its loss weight; 0: it is no loss.
+        test_weights: the same for each test net.
+        prefix: what is written goes under ``PREFIX_...``; ``None``: nothing is written.
+    """
+
+    net: str
+    solver: SolverParameter
+    iteration: int
+    train_weights: Mapping[str, float]
+    test_weights: tuple[Mapping[str, float], ...]
+    prefix: Path | None
 
 
 class Reporter:
     """What the solver tells while it runs. This one says nothing; a subclass overrides what it wants to hear.
 
-    Iterations are counted as Caffe counts them, from 0. Rows are those of the metrics file.
+    Iterations are counted as Caffe counts them, from 0. Rows are those of the metrics file, but that a loss which is
+    NaN is NaN here. An error that a reporter raises ends the run.
     """
 
-    def start(self, iteration: int, max_iter: int) -> None:
-        """A run begins at this iteration."""
+    def start(self, run: Run) -> None:
+        """A run begins."""
 
     def advanced(self, iteration: int) -> None:
         """So many updates are under way or done."""
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        """A row of training was displayed."""
+        """A row of training was displayed.
+
+        Its keys: ``iteration``; ``loss``, smoothed over ``average_loss`` iterations; ``lr`` and
+        ``images_per_second``, or ``None`` where they are not known; ``outputs``, a number or a list for each output of
+        the net; ``elapsed``, in seconds since the run began.
+        """
 
     def tested(self, row: Mapping[str, Any]) -> None:
-        """A test net was run."""
+        """A test net was run.
+
+        Its keys: ``iteration``; ``test``, the net's number; the mean of each output, a number or a list;
+        ``total loss`` where the solver asks for it; ``elapsed``.
+        """
 
     def saved(self, path: Path) -> None:
         """A snapshot was written."""
 
-    def stop(self) -> None:
-        """The run has ended, one way or another."""
+    def debugged(self, lines: Sequence[str]) -> None:
+        """What ``debug_info`` shows of an iteration, in Caffe's words."""
+
+    def warned(self, text: str) -> None:
+        """Something that the user should know. The run goes on."""
+
+    def stop(self, reason: str = "") -> None:
+        """The run has ended; ``reason``, in words, when it ended early."""
 
 
-class ConsoleReporter(Reporter):
-    """A progress bar with loss, accuracy, images/s and time left; plain lines where output is not a terminal."""
+class Reporters(Reporter):
+    """Several reporters, told in order.
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(file=sys.stdout, force_jupyter=False, markup=False)
-        self.bar: Progress | None = None
+    An error of one is not kept back. Those that were started are stopped whatever the others do.
+    """
 
-    def start(self, iteration: int, max_iter: int) -> None:
-        if not self.console.is_terminal:
-            return
-        self.bar = Progress(
-            BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.status: dict[str, str] = {}
-        self.task = self.bar.add_task("", total=max_iter, completed=iteration)
-        self.bar.start()
+    def __init__(self, *reporters: Reporter):
+        self.reporters = reporters
+
+    def start(self, run: Run) -> None:
+        with ExitStack() as started:
+            for reporter in self.reporters:
+                reporter.start(run)
+                started.callback(reporter.stop, "the run could not begin")
+            started.pop_all()
 
     def advanced(self, iteration: int) -> None:
-        if self.bar:
-            self.bar.update(self.task, completed=iteration)
+        for reporter in self.reporters:
+            reporter.advanced(iteration)
 
     def trained(self, row: Mapping[str, Any]) -> None:
-        rate = row["images_per_second"]
-        speed = {} if rate is None else {"speed": f"{rate:,.0f} images/s"}
-        self._show(loss=f"loss {row['loss']:.4g}", **speed)
-        if not self.bar:
-            self.console.print(f"iteration {row['iteration']:>6}  loss {row['loss']:.6g}  lr {row['lr']:.4g}  "
-                               + speed.get("speed", ""), highlight=False)
+        for reporter in self.reporters:
+            reporter.trained(row)
 
     def tested(self, row: Mapping[str, Any]) -> None:
-        results = {key: value for key, value in row.items() if key not in ("iteration", "test", "elapsed")}
-        if "accuracy" in results:
-            self._show(accuracy=f"accuracy {results['accuracy']:.2%}")
-        text = "  ".join(f"{name} {_number(value)}" for name, value in results.items())
-        which = f"test {row['test']} " if row["test"] else "test "
-        self.console.print(f"iteration {row['iteration']:>6}  {which}{text}", highlight=False)
+        for reporter in self.reporters:
+            reporter.tested(row)
 
     def saved(self, path: Path) -> None:
-        self.console.print(f"snapshot  {path}", highlight=False, soft_wrap=True)
+        for reporter in self.reporters:
+            reporter.saved(path)
 
-    def stop(self) -> None:
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+    def debugged(self, lines: Sequence[str]) -> None:
+        for reporter in self.reporters:
+            reporter.debugged(lines)
 
-    def _show(self, **parts: str) -> None:
-        if self.bar:
-            self.status.update(parts)
-            self.bar.update(self.task, description="  ".join(self.status.values()))
+    def warned(self, text: str) -> None:
+        for reporter in self.reporters:
+            reporter.warned(text)
+
+    def stop(self, reason: str = "") -> None:
+        with ExitStack() as stack:
+            for reporter in reversed(self.reporters):  # a stack unwinds from its end
+                stack.callback(reporter.stop, reason)
 
 
 class Metrics:
-    """The metrics file: one JSON object a line, kept in memory too for curves and tables.
+    """The metrics file: one JSON object a line, kept in memory too for curves, tables and snapshots.
 
     Args:
         path: ``None`` keeps them in memory only.
+
+    Attributes:
+        rows: as in the file.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
         self.rows: list[dict[str, Any]] = []
-        self._mode: Literal["w", "a"] = "w"  # a new run replaces an earlier one's file
+        self._stale = True  # the file is that of an earlier run, or has rows that came to nothing
         self._began = time.perf_counter()
 
-    def resume(self, iteration: int) -> None:
-        """Take up an earlier run's file: keep the rows before this iteration, drop what came after.
+    def resume(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Go on with these rows, and from the last one's seconds. The next row to come writes the file anew, whole."""
+        self.rows = list(rows)
+        self._began = time.perf_counter() - (self.rows[-1]["elapsed"] if self.rows else 0.0)
+        self._stale = True
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a row, with the seconds since the run began.
+
+        Returns:
+            The row as reporters are told it. In ``rows`` and in the file, what is not finite is null.
 
         Raises:
-            JaffeError: the file is not one of ours.
+            JaffeError: the file cannot be written.
         """
-        if self.path is None or not self.path.exists():
-            return
-        lines = self.path.read_text().splitlines()
-        kept = []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                if row["iteration"] < iteration:
-                    kept.append(row)
-            except (ValueError, KeyError, TypeError):
-                if number == len(lines):
-                    break  # a run that died while writing
-                raise JaffeError(f"{self.path}:{number} is not a row of metrics; move the file away") from None
-        self.rows = kept
-        self._began -= kept[-1].get("elapsed", 0.0) if kept else 0.0
-        self._mode = "a"
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-    def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write a row, with the seconds since the run began; returns it as written. NaN becomes null."""
-        row = {**row, "elapsed": round(time.perf_counter() - self._began, 3)}
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        told = {**row, "elapsed": round(time.perf_counter() - self._began, 3)}
+        clean = _clean(told)
         self.rows.append(clean)
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(self._mode) as file:
-                file.write(json.dumps(clean) + "\n")
-            self._mode = "a"
-        return row
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self._stale:
+                    write_file(self.path, "".join(json.dumps(one) + "\n" for one in self.rows))
+                else:
+                    with self.path.open("a") as file:
+                        file.write(json.dumps(clean) + "\n")
+            except OSError as error:
+                raise JaffeError(f"{self.path} cannot be written: {error.strerror}") from None
+            self._stale = False
+        return told
 
     def tests(self) -> list[dict[str, Any]]:
+        """Rows of test nets."""
         return [row for row in self.rows if "test" in row]
 
     def training(self) -> list[dict[str, Any]]:
+        """Rows of training."""
         return [row for row in self.rows if "test" not in row]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file. A last line that a killed run left unfinished is left out.
+
+    Raises:
+        JaffeError: it cannot be read, or a line is not a row of metrics.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise JaffeError(f"{path} cannot be read: {error.strerror}") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                rows.append(_checked(json.loads(line)))
+        except (ValueError, RecursionError, OverflowError):
+            if number < len(lines):  # the last line has no end
+                raise JaffeError(f"{path}:{number} is not a row of metrics: {_shown(line)}") from None
+    return rows
 
 
 def make_room(paths: Sequence[Path], folder: Path) -> None:
@@ -171,13 +222,34 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def final_table(rows: Mapping[str, str]) -> Table:
-    """What a run came to, as a two-column table."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+def _clean(value: Any) -> Any:
+    """What JSON can say: null for what is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _clean(one) for key, one in value.items()}
+    return [_clean(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"({len(value)} values)" if isinstance(value, list) else ""
+def _checked(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict) or type(row.get("iteration")) is not int or type(row.get("test", 0)) is not int:
+        raise ValueError
+    if not isinstance(row.get("outputs", {}), dict):
+        raise ValueError
+    for value in _numbers({**row, **row.get("outputs", {}), "outputs": None}):
+        if not isinstance(value, int | float):
+            raise ValueError
+        float(value)  # an integer may be too large
+    return row
+
+
+def _numbers(row: Mapping[str, Any]) -> Iterator[Any]:
+    for value in row.values():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                yield one
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return text if len(text) <= 60 else text[:60] + "..."

@@ -1,0 +1,105 @@
+"""What a run tells, as a file that TensorBoard shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jaffe.netdef.errors import JaffeError
+from jaffe.train.report import Reporter, Run
+
+LONGEST = 100  # numbers of an output that are drawn one by one
+
+
+class TensorBoardReporter(Reporter):
+    """Writes scalars for TensorBoard, by iteration.
+
+    ``train/loss`` (smoothed), ``train/lr``, ``train/images_per_second``, ``train/output/BLOB``, and ``test/I/BLOB`` for
+    test net I. An output of several numbers is a scalar for each, ``BLOB/K``, up to 100 of them; a longer one is left
+    out. Every run writes a file of its own, which tells TensorBoard to forget what the folder's earlier files have from
+    the run's first iteration on: a resumed run goes on with the same curves.
+
+    The messages are tensorboardX's; its ``SummaryWriter`` is not used, for its thread dies of a full disk, and the run
+    would then wait for it for ever.
+
+    Args:
+        directory: made if need be.
+
+    Raises:
+        JaffeError: by ``start``, when the package tensorboardX is missing or the folder cannot be written to; later,
+            when the disk is full.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = Path(directory)
+        self._file: BinaryIO | None = None
+
+    def start(self, run: Run) -> None:
+        try:
+            from tensorboardX.proto.event_pb2 import SessionLog
+        except ImportError:
+            raise JaffeError("curves for TensorBoard need the package tensorboardX: pip install tensorboardX") from None
+        # TensorBoard reads a folder's files in the order of their names, and counts seconds in ten digits.
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{os.getpid()}.{socket.gethostname()}"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._file = (self.directory / name).open("xb")
+        except OSError as error:
+            raise self._error(error) from None
+        self._write(0, file_version="brain.Event:2")
+        self._write(run.iteration, session_log=SessionLog(status=SessionLog.START))
+
+    def trained(self, row: Mapping[str, Any]) -> None:
+        scalars = {f"train/{name}": row[name] for name in ("loss", "lr", "images_per_second")}
+        self._add(row["iteration"], scalars | {f"train/output/{name}": one for name, one in row["outputs"].items()})
+
+    def tested(self, row: Mapping[str, Any]) -> None:
+        results = {name: value for name, value in row.items() if name not in ("iteration", "test", "elapsed")}
+        self._add(row["iteration"], {f"test/{row['test']}/{name}": value for name, value in results.items()})
+
+    def stop(self, reason: str = "") -> None:
+        if self._file:
+            self._file.close()  # everything was flushed
+            self._file = None
+
+    def _add(self, iteration: int, scalars: Mapping[str, Any]) -> None:
+        if self._file is None:  # outside of a run
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = []
+        for tag, value in scalars.items():
+            if isinstance(value, list):
+                parts = {f"{tag}/{i}": one for i, one in enumerate(value)} if len(value) <= LONGEST else {}
+            else:
+                parts = {tag: value}
+            values += [Summary.Value(tag=name, simple_value=one) for name, one in parts.items() if one is not None]
+        self._write(iteration, summary=Summary(value=values))
+
+    def _write(self, iteration: int, **what: Any) -> None:
+        """Write an event as a TFRecord: length and data, little-endian, each with its checksum."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        assert self._file
+        data = Event(wall_time=time.time(), step=iteration, **what).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
+        try:
+            self._file.write(record)
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+            raise self._error(error) from None
+
+    def _error(self, error: OSError) -> JaffeError:
+        return JaffeError(f"{self.directory}: curves for TensorBoard cannot be written: {error.strerror}")
