@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
-from jaffe.netdef import JaffeError, Spec
+from jaffe.netdef import JaffeError, SolverParameter, Spec
+from jaffe.netdef.errors import suggest
 
 Model = Annotated[str, typer.Option("--model", help="Net prototxt, or the name of a zoo recipe.", show_default=False)]
 Weights = Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz.",
@@ -56,3 +58,37 @@ def read_model(model: str) -> Spec:
     if not model:
         raise JaffeError("expected --model: a net prototxt, or one of the recipes " + ", ".join(RECIPES))
     return recipe(model).net if model in RECIPES else model
+
+
+def parse_settings(options: Sequence[str]) -> dict[str, Any]:
+    """``["base_lr=0.1", "stepvalue=10,20", "test_initialization=false"]`` as ``jaffe.Solver`` takes settings.
+
+    Raises:
+        JaffeError: one is not ``NAME=VALUE``, or the value does not fit the setting.
+    """
+    settings: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        field = SolverParameter.DESCRIPTOR.fields_by_name.get(name.strip())
+        if not equals or field is None or field.message_type is not None:
+            known = [field.name for field in SolverParameter.DESCRIPTOR.fields if field.message_type is None]
+            raise JaffeError(f"--set {option}: expected a solver setting, such as base_lr=0.01"
+                             f"{suggest(name.strip(), known)}")
+        parts = text.split(",") if field.is_repeated else [text]
+        try:
+            values = [_value(field, part.strip()) for part in parts]
+        except ValueError:
+            kind = "a whole number" if field.cpp_type != field.CPPTYPE_FLOAT else "a number"
+            kind = "true or false" if field.cpp_type == field.CPPTYPE_BOOL else kind
+            raise JaffeError(f"--set {option}: {field.name} is {kind}; found {text!r}") from None
+        settings[field.name] = values if field.is_repeated else values[0]
+    return settings
+
+
+def _value(field: Any, text: str) -> Any:
+    """A value of the schema's field from text. Raises ValueError. Names of an enum are checked by ``assign``."""
+    if field.cpp_type == field.CPPTYPE_BOOL:
+        return ("false", "0", "true", "1").index(text.lower()) >= 2
+    if field.cpp_type == field.CPPTYPE_FLOAT:
+        return float(text)
+    return text if field.cpp_type in (field.CPPTYPE_STRING, field.CPPTYPE_ENUM) else int(text)

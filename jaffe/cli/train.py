@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaffe.cli.options import Device, PythonModules, use_device
+from jaffe.cli.options import Device, PythonModules, parse_settings, use_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,14 +29,21 @@ def train(
     test_data: Annotated[str, typer.Option(help="The same for the test nets.", show_default="as --data")] = "",
     weights: Annotated[str, typer.Option(help="Fine-tune from .caffemodel files, separated by commas.",
                                          show_default=False)] = "",
-    snapshot: Annotated[str, typer.Option(help="Go on from a snapshot: a folder iter_N, or a folder of them.",
-                                          show_default=False)] = "",
+    snapshot: Annotated[str, typer.Option(help="Go on from a snapshot: iter_N, best, a folder of them, or Caffe's "
+                                               ".solverstate.", show_default=False)] = "",
     iterations: Annotated[int, typer.Option(min=0, help="Stop at this iteration, in place of max_iter.",
                                             show_default=False)] = 0,
     output: Annotated[str, typer.Option(help="Prefix of what is written, in place of snapshot_prefix.",
                                         show_default=False)] = "",
+    settings: Annotated[list[str], typer.Option(
+        "--set", help="A solver setting, as base_lr=0.01, type=AdamW, stepvalue=100,200; repeatable.",
+        show_default=False)] = [],  # noqa: B006  typer copies it
+    caffe_log: Annotated[str, typer.Option(help="Also write the lines that Caffe would, for scripts that parse them.",
+                                           show_default=False)] = "",
+    tensorboard: Annotated[str, typer.Option(help="Also write events for TensorBoard to this folder.",
+                                             show_default=False)] = "",
     device: Device = "",
-    python_modules: PythonModules = [],  # noqa: B006  typer copies it
+    python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Train a net. Without options: LeNet on handwritten digits."""
     from jaffe.netdef.errors import JaffeError
@@ -46,24 +53,28 @@ def train(
     if weights and snapshot:
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
-    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, python_modules)
+    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
+        python_modules)
 
 
 def run(
-    solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
-    iterations: int, output: str, python_modules: Sequence[str] = (),
+    solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str, iterations: int,
+    output: str, set_options: Sequence[str], caffe_log: str, tensorboard: str, python_modules: Sequence[str],
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time
+    from pathlib import Path
     from typing import Any
 
     from rich.console import Console
 
-    from jaffe.train import ConsoleReporter, Solver
+    from jaffe.train import CaffeLogReporter, ConsoleReporter, Reporter, Reporters, Solver, TensorBoardReporter
     from jaffe.zoo import recipe as find_recipe
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    settings: dict[str, Any] = {"max_iter": iterations} if iterations else {}
+    settings: dict[str, Any] = parse_settings(set_options)
+    if iterations:
+        settings["max_iter"] = iterations
     spec: Any = solver
     default_data = ""
     if not solver:
@@ -74,27 +85,34 @@ def run(
     elif output:
         settings["snapshot_prefix"] = output
     by_phase = {"train": data or default_data, "test": test_data or data or default_data}
+    reporters: list[Reporter] = [ConsoleReporter(console)]
+    reporters += [CaffeLogReporter(Path(caffe_log))] if caffe_log else []
+    reporters += [TensorBoardReporter(Path(tensorboard))] if tensorboard else []
     job = Solver(
         spec, net=model or None, data={split: source for split, source in by_phase.items() if source} or None,
-        weights="" if snapshot else weights or None, reporter=ConsoleReporter(console), python_modules=python_modules,
-        **settings,
+        weights="" if snapshot else weights or None, reporter=Reporters(*reporters),
+        python_modules=python_modules, **settings,
     )
     console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
+    if job.loaded is not None:
+        console.print(f"weights: {job.loaded}")
     began = time.perf_counter()
     job.run(snapshot or None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
-              "data": data, "test-data": test_data, "output": output}
-    options = [*chosen.items(), *(("python-module", module) for module in python_modules)]
+              "data": data, "test-data": test_data, "output": output, "caffe-log": caffe_log,
+              "tensorboard": tensorboard}
+    options = [*chosen.items(), *(("set", one) for one in set_options),
+               *(("python-module", module) for module in python_modules)]
     how = " ".join(f"--{option} {shlex.quote(value)}" for option, value in options if value)
     _tell(console, job, time.perf_counter() - began, how)
 
 
 def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     """What the run came to, what was written, and what to try next."""
-    from jaffe.train.report import final_table
+    from jaffe.train.console import final_table
 
     if job.iteration < job.proto.max_iter:
-        console.print(f"\nstopped before iteration {job.proto.max_iter}")
+        console.print(f"\nstopped before iteration {job.proto.max_iter}: {job.ended}")
     rows = {"iterations": str(job.iteration), "time": f"{seconds:.1f} s"}
     training, tests = job.metrics.training(), job.metrics.tests()
     if training:

@@ -38,6 +38,11 @@ _OF_SQUARES = ("total", "nu", "e_g", "e_x")
 _SUFFIXES = {".solverstate": ".caffemodel", ".solverstate.h5": ".caffemodel.h5"}
 
 
+def is_caffe_state(path: Path) -> bool:
+    """Whether a path is named as Caffe names the states of its solvers."""
+    return path.name.endswith(tuple(_SUFFIXES))
+
+
 def restore_caffe_state(
     path: str | os.PathLike[str],
     net: CompiledNet,

@@ -18,7 +18,13 @@ from jaffe.netdef.text import read_solver
 from jaffe.netdef.upgrade import upgrade_solver
 from jaffe.train.schedules import POLICIES
 
-SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam", "AdamW", "Lion", "LARS", "LAMB")
+# What the update alone reads.
+OF_THE_UPDATE = (
+    "type", "base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue", "warmup_iter", "momentum", "momentum2",
+    "delta", "rms_decay", "weight_decay", "regularization_type", "clip_gradients", "trust_coefficient",
+)
+PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 
 
 @runtime_checkable
@@ -61,18 +67,25 @@ class SolverConfig:
 
 
 def read_config(
-    solver: str | os.PathLike[str] | SolverParameter | None, net: Spec | None, settings: dict[str, Any]
+    solver: str | os.PathLike[str] | SolverParameter | None, net: Spec | None, settings: dict[str, Any],
+    *, own_optimizer: bool = False,
 ) -> SolverConfig:
     """Read a solver from a prototxt (path or text), a message, or settings alone.
 
     Args:
         net: used in place of the nets that the solver names.
         settings: fields of ``SolverParameter`` that override those of ``solver``.
+        own_optimizer: whether the caller brings the update: then those settings that are about it are not needed, and
+            refused among ``settings``, since nothing would read them.
 
     Raises:
         SpecError: a file cannot be read, or a setting contradicts another.
     """
     proto, directory, stem, where = _read(solver)
+    unread = [key for key in settings if own_optimizer and key in OF_THE_UPDATE]
+    if unread:
+        raise SpecError(f"optimizer= replaces the solver's update: {', '.join(unread)} would not be read; "
+                        "say it to the optimizer")
     for key, value in settings.items():
         try:
             if proto.DESCRIPTOR.fields_by_name[key].is_repeated:
@@ -84,6 +97,8 @@ def read_config(
         except (TypeError, ValueError) as error:
             raise SpecError(f"solver setting {key}={value!r}: {error}") from None
     proto = upgrade_solver(proto, where)
+    if own_optimizer and not proto.lr_policy:
+        proto.lr_policy = "fixed"
     _check(proto, where)
     train, tests = _nets(proto, net, directory, where)
     return SolverConfig(proto, train, tests, directory, _prefix(proto, stem))
@@ -126,8 +141,21 @@ def _check(proto: SolverParameter, where: str | None) -> None:
         raise error(f"rms_decay is in [0, 1); found {proto.rms_decay:g}")
     if proto.type == "AdaDelta" and not 0 <= proto.momentum < 1:
         raise error(f"AdaDelta's momentum is in [0, 1); found {proto.momentum:g}")
-    if proto.type == "Adam" and not (0 <= proto.momentum < 1 and 0 <= proto.momentum2 < 1):
-        raise error(f"Adam's momentum and momentum2 are in [0, 1); found {proto.momentum:g} and {proto.momentum2:g}")
+    if proto.type in ("Adam", "AdamW", "Lion", "LAMB") and not (0 <= proto.momentum < 1 and 0 <= proto.momentum2 < 1):
+        raise error(f"{proto.type}'s momentum and momentum2 are in [0, 1); found {proto.momentum:g} and "
+                    f"{proto.momentum2:g}")
+    if not 0 <= proto.ema_decay < 1:
+        raise error(f"ema_decay is in [0, 1); found {proto.ema_decay:g}")
+    if proto.precision not in PRECISIONS:
+        raise error(f"precision is float32 or bfloat16; found {proto.precision!r}")
+    if proto.trust_coefficient <= 0:
+        raise error(f"trust_coefficient is positive; found {proto.trust_coefficient:g}")
+    if proto.lr_policy == "cosine" and proto.warmup_iter >= proto.max_iter > 0:
+        raise error(f"the warm-up ends before max_iter ({proto.max_iter}); found warmup_iter {proto.warmup_iter}")
+    if proto.patience and not proto.monitor:
+        raise error("patience needs monitor, the output of the test net to watch; found none")
+    if proto.monitor and not (proto.test_iter and proto.test_interval > 0):
+        raise error("monitor needs a test net: expected test_iter and test_interval; found none")
     if proto.delta < 0:
         raise error(f"delta is not negative; found {proto.delta:g}")
     if proto.gamma < 0:
@@ -139,7 +167,7 @@ def _check(proto: SolverParameter, where: str | None) -> None:
             raise error(f"{field} is at least 1; found {getattr(proto, field)}")
     if any(count < 1 for count in proto.test_iter):
         raise error(f"test_iter is at least 1; found {list(proto.test_iter)}")
-    for field in ("max_iter", "display", "snapshot", "test_interval"):
+    for field in ("max_iter", "display", "snapshot", "test_interval", "warmup_iter", "snapshot_keep", "patience"):
         if getattr(proto, field) < 0:
             raise error(f"{field} is not negative; found {getattr(proto, field)}")
 

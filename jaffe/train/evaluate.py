@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaffe.train.confusion import Head, find_head, fresh_counts, make_counting_s
 from jaffe.train.data.feed import Feed
 from jaffe.train.step import make_test_step
 
+IN_FLIGHT = 4  # batches that may be under way at once: enough to keep the device busy, few enough to bound memory
 MOST_COUNTED = 2**31 - 1  # labels that are counted on the device, in int32, before the host adds them up
 
 
@@ -69,22 +71,33 @@ class Evaluation:
         """Variables for layers that the other net does not have."""
         return self.net.init(self.key)
 
-    def run(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, float | list[float]]:
+    def run(
+        self, variables: Any, from_net: CompiledNet | None = None, poll: Callable[[], None] | None = None
+    ) -> dict[str, float | list[float]]:
         """Mean of each output over the batches; a vector stays a list.
 
         Args:
             variables: the net's own, or those of ``from_net``, whose layers of the same names are taken.
+            poll: called before each batch; what it raises ends the evaluation.
         """
-        return self.summarise(self.start(variables, from_net))
+        return self.summarise(self.start(variables, from_net, poll))
 
-    def start(self, variables: Any, from_net: CompiledNet | None = None) -> dict[str, jax.Array]:
+    def start(
+        self, variables: Any, from_net: CompiledNet | None = None, poll: Callable[[], None] | None = None
+    ) -> dict[str, jax.Array]:
         """Begin: dispatch every batch and return the sums, still being computed."""
         variables = self._variables(variables, from_net)
         totals: dict[str, jax.Array] = {}
         carry = self.net.fresh_carry()
+        pending: deque[Any] = deque()
         for batch, key, weight in self._batches():
+            if poll:
+                poll()
             outputs, carry = self._step(variables, carry, self.feed.resident, batch, key)
             self._add(totals, outputs, weight)
+            pending.append(outputs)
+            if len(pending) > IN_FLIGHT:
+                jax.block_until_ready(pending.popleft())
         return totals
 
     def summarise(self, totals: dict[str, jax.Array]) -> dict[str, float | list[float]]:

@@ -1,8 +1,8 @@
-"""Caffe's updates as optax chains, in Caffe's order."""
+"""Updates as optax chains: Caffe's, in Caffe's order, and some that came after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,23 +20,30 @@ Multipliers = dict[str, dict[str, float]]
 def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientTransformation:
     """The update of ``solver.type``. Expects the *sum* of the gradients of ``iter_size`` passes.
 
-    In order: clip by the global norm of the raw sum; divide by iter_size; add weight decay, L2 ``lambda w`` or
-    L1 ``lambda sign(w)``, times each parameter's decay_mult; the type's own step, with the learning rate times each
-    parameter's lr_mult; subtract. SGD and Nesterov multiply by the rate first, so that their momentum holds it; the
-    others do so last. Source: Caffe 1.0, ``solvers/*.cpp``.
+    In order: clip by the global norm of the raw sum; divide by iter_size; then as ``UPDATES`` says: weight decay, L2
+    ``lambda w`` or L1 ``lambda sign(w)``, times each parameter's decay_mult; the type's own step; the learning rate
+    times each parameter's lr_mult; and subtract. Source: Caffe 1.0, ``solvers/*.cpp``, for its six types.
     """
     lr_mult, decay_mult = multipliers(net)
     # Steps that are switched off stay in the chain: the state's structure depends on the type alone, so that a run
     # can go on with other settings.
-    first = [
+    decay = _decay(solver.weight_decay, decay_mult, l1=solver.regularization_type == "L1")
+    rate = optax.chain(optax.scale_by_schedule(learning_rate(solver)), _scale(lr_mult))
+    return optax.chain(
         clip_by_norm(solver.clip_gradients) if solver.clip_gradients >= 0 else optax.identity(),
         optax.scale(1 / solver.iter_size) if solver.iter_size > 1 else optax.identity(),
-        _decay(solver.weight_decay, decay_mult, l1=solver.regularization_type == "L1"),
-    ]
-    rate = [optax.scale_by_schedule(learning_rate(solver)), _scale(lr_mult)]
-    own = UPDATES[solver.type](solver)
-    then = [*rate, own] if solver.type in ("SGD", "Nesterov") else [own, *rate]
-    return optax.chain(*first, *then, optax.scale(-1))
+        *UPDATES[solver.type](Parts(solver, decay, rate, decay_mult)),
+        optax.scale(-1),
+    )
+
+
+def wrap_optimizer(
+    optimizer: optax.GradientTransformation, net: CompiledNet, iter_size: int
+) -> optax.GradientTransformationExtraArgs:
+    """An optax optimiser of the caller's own, in place of Caffe's: it sees the mean of the gradients over ``iter_size``
+    passes, and what it returns is multiplied by each parameter's lr_mult, so that what is frozen stays as it is."""
+    lr_mult, _ = multipliers(net)
+    return optax.chain(optax.scale(1 / iter_size), optimizer, _scale(lr_mult))
 
 
 def clip_by_norm(most: float) -> optax.GradientTransformation:
@@ -50,15 +57,44 @@ def clip_by_norm(most: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-# Each type's own step.
-# ``V' = mu V + r g``; SGD takes V', Nesterov ``r g + mu V'``, which is Caffe's ``(1 + mu) V' - mu V``.
-UPDATES: dict[str, Callable[[SolverParameter], optax.GradientTransformation]] = {
-    "SGD": lambda solver: optax.trace(solver.momentum),
-    "Nesterov": lambda solver: optax.trace(solver.momentum, nesterov=True),
-    "AdaGrad": lambda solver: scale_by_sum_of_squares(solver.delta),
-    "RMSProp": lambda solver: optax.scale_by_rms(solver.rms_decay, solver.delta, eps_in_sqrt=False),
-    "AdaDelta": lambda solver: optax.scale_by_adadelta(solver.momentum, solver.delta),
-    "Adam": lambda solver: scale_by_caffe_adam(solver.momentum, solver.momentum2, solver.delta),
+class Parts(NamedTuple):
+    """What the updates are made of: the settings, and the steps that several types share."""
+
+    solver: SolverParameter
+    decay: optax.GradientTransformation
+    rate: optax.GradientTransformation
+    decay_mult: Multipliers
+
+    def of(self, field: str, default: float) -> float:
+        """A setting where Caffe's default (momentum 0) is not what the type's users expect."""
+        return getattr(self.solver, field) if self.solver.HasField(field) else default
+
+    def adam(self, eps: float) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.of("momentum", 0.9), self.of("momentum2", 0.999), self.of("delta", eps))
+
+    def trust_ratio(self, coefficient: float) -> optax.GradientTransformation:
+        """Layer-wise rates; weights without decay, which biases mostly are, keep theirs (You et al. 2017)."""
+        ratio = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
+        return optax.masked(ratio, jax.tree.map(lambda mult: mult != 0, self.decay_mult))
+
+
+# What each type does, in order. SGD and Nesterov have the rate inside their momentum: ``V' = mu V + r g``; SGD takes
+# V', Nesterov ``r g + mu V'``, which is Caffe's ``(1 + mu) V' - mu V``. Caffe's types add weight decay to the gradient;
+# AdamW, Lion (Chen et al. 2023) and LAMB (You et al. 2020) to the step, as optax has them.
+UPDATES: dict[str, Callable[[Parts], Sequence[optax.GradientTransformation]]] = {
+    "SGD": lambda p: (p.decay, p.rate, optax.trace(p.solver.momentum)),
+    "Nesterov": lambda p: (p.decay, p.rate, optax.trace(p.solver.momentum, nesterov=True)),
+    "AdaGrad": lambda p: (p.decay, scale_by_sum_of_squares(p.solver.delta), p.rate),
+    "RMSProp": lambda p: (
+        p.decay, optax.scale_by_rms(p.solver.rms_decay, p.solver.delta, eps_in_sqrt=False), p.rate),
+    "AdaDelta": lambda p: (p.decay, optax.scale_by_adadelta(p.solver.momentum, p.solver.delta), p.rate),
+    "Adam": lambda p: (
+        p.decay, scale_by_caffe_adam(p.solver.momentum, p.solver.momentum2, p.solver.delta), p.rate),
+    "AdamW": lambda p: (p.adam(1e-8), p.decay, p.rate),
+    "Lion": lambda p: (optax.scale_by_lion(p.of("momentum", 0.9), p.of("momentum2", 0.99)), p.decay, p.rate),
+    "LAMB": lambda p: (p.adam(1e-6), p.decay, p.trust_ratio(1.0), p.rate),
+    "LARS": lambda p: (
+        p.decay, p.trust_ratio(p.solver.trust_coefficient), p.rate, optax.trace(p.of("momentum", 0.9))),
 }
 
 

@@ -1,4 +1,4 @@
-"""Caffe's learning rate policies as optax schedules: functions of the iteration, counted from 0."""
+"""Learning rate policies, Caffe's and a cosine, as optax schedules: functions of the iteration, counted from 0."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from jaffe.netdef.jaffe_pb2 import SolverParameter
 
 
 def learning_rate(solver: SolverParameter) -> optax.Schedule:
-    """The schedule that the solver's ``lr_policy`` names. Source: Caffe 1.0, ``sgd_solver.cpp``."""
-    return POLICIES[solver.lr_policy](solver)
+    """The schedule that the solver's ``lr_policy`` names. Source: Caffe 1.0, ``sgd_solver.cpp``.
+
+    With ``warmup_iter: w`` it is multiplied by ``min(1, (t + 1) / w)`` (Goyal et al. 2017).
+    """
+    policy = POLICIES[solver.lr_policy](solver)
+    if not solver.warmup_iter:
+        return policy
+    return lambda t: policy(t) * jnp.minimum(1, (t + 1) / solver.warmup_iter)
 
 
 def _fixed(s: SolverParameter) -> optax.Schedule:
@@ -53,6 +59,16 @@ def _sigmoid(s: SolverParameter) -> optax.Schedule:
     return lambda t: s.base_lr / (1 + jnp.exp(-s.gamma * (t - jnp.float32(s.stepsize))))
 
 
+def _cosine(s: SolverParameter) -> optax.Schedule:
+    """base_lr * (1 + cos(pi t / T)) / 2 over the T = max_iter - warmup_iter iterations after the warm-up, then 0.
+
+    Source: Loshchilov and Hutter 2017, without restarts. jaffe's own.
+    """
+    rest = max(s.max_iter - s.warmup_iter, 1)
+    decay = optax.cosine_decay_schedule(s.base_lr, rest)
+    return lambda t: decay(jnp.maximum(t - s.warmup_iter, 0))
+
+
 POLICIES: dict[str, Callable[[SolverParameter], optax.Schedule]] = {
     "fixed": _fixed,
     "step": _step,
@@ -61,4 +77,5 @@ POLICIES: dict[str, Callable[[SolverParameter], optax.Schedule]] = {
     "multistep": _multistep,
     "poly": _poly,
     "sigmoid": _sigmoid,
+    "cosine": _cosine,
 }

@@ -4,60 +4,156 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jaffe.netdef.errors import JaffeError
 
 _STEP = re.compile(r"iter_(\d+)")
+_WHOLE = re.compile(r"iter_(\d+)(|\.new|\.old)")  # ".new" and ".old" are whole too; see Snapshots
+_LEFTOVER = re.compile(r"iter_\d+\.(new|old|going)(\..*)?")
 
 
 class Snapshots:
-    """The snapshots of one run: folders ``iter_100``, ``iter_200``, ... in ``directory``.
+    """The snapshots of one run: folders ``iter_100``, ``iter_200``, ... in ``directory``; and ``best``, a link to one.
 
-    A snapshot is written beside its final name and renamed when complete; one that it replaces is removed after
-    that. So a run that dies, or a disk that is full, leaves whole snapshots only.
+    They are written by a thread, while training goes on. orbax writes under a temporary name and renames what is
+    complete to ``iter_100.new``; that is renamed to ``iter_100``, after an older one of the same iteration has become
+    ``iter_100.old``. So a process that dies at any moment, or a disk that is full, leaves whole snapshots only, and
+    never fewer than there were.
+
+    Args:
+        directory: made when the first one is saved.
+        keep: how many of the latest to keep, beside the best; 0: all.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, keep: int = 0):
         self.directory = directory
+        self.keep = keep
+        self._writer = ThreadPoolExecutor(1, "snapshots")
+        self._writing: Future[Path] | None = None
 
-    def save(self, iteration: int, state: Any, about: dict[str, Any]) -> Path:
-        """Write ``state`` (a pytree of arrays) and ``about`` (JSON) for this iteration; replaces an older one.
+    def save(self, iteration: int, state: Any, about: dict[str, Any], *, best: bool = False) -> Path:
+        """Begin to write ``state`` (a pytree of arrays) and ``about`` (JSON), after what is still being written.
+
+        The arrays are copied, on their device, before this returns: the next step may have them.
+
+        Args:
+            best: whether it is the best one so far: ``best`` then points to it.
 
         Raises:
-            JaffeError: it cannot be written; an older one stays.
+            JaffeError: the one before could not be written.
         """
+        self.written()
         path = self.directory / f"iter_{iteration}"
-        new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
-        try:
+        about = {**about, "shapes": _shapes(state)}
+        self._writing = self._writer.submit(self._write, path, jax.tree.map(jnp.copy, state), about, best)
+        return path
+
+    def mark_best(self, iteration: int) -> None:
+        """Let ``best`` point to this iteration's snapshot, which is there."""
+        self.written()
+        self._reporting(self.directory / f"iter_{iteration}", self._link)
+
+    def written(self, *, wait: bool = True) -> Path | None:
+        """The snapshot that was being written, once; ``None`` if there was none, or it is not ready.
+
+        Args:
+            wait: until it is on the disk.
+
+        Raises:
+            JaffeError: it could not be written. Older ones stay.
+        """
+        if self._writing is None or not (wait or self._writing.done()):
+            return None
+        writing, self._writing = self._writing, None
+        return writing.result()
+
+    def iterations(self) -> list[int]:
+        """Iterations that have a whole snapshot, in order."""
+        return sorted(_whole(self.directory))
+
+    def _write(self, path: Path, state: Any, about: dict[str, Any], best: bool) -> Path:
+        def write(path: Path) -> None:
+            new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
             self.directory.mkdir(parents=True, exist_ok=True)
+            self._settle_leftovers()
             with _checkpointer() as checkpointer:
-                checkpointer.save(new.absolute(), force=True, args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave({**about, "shapes": _shapes(state)}),
+                checkpointer.save(new.absolute(), args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about),
                 ))
             if path.exists():
                 path.rename(old)
             new.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            if best:
+                self._link(path)
+            self._remove(old)
+            self._forget(path)
+
+        self._reporting(path, write)
+        return path
+
+    def _reporting(self, path: Path, act: Callable[[Path], None]) -> None:
+        try:
+            act(path)
         except Exception as error:  # whatever orbax, tensorstore and the file system raise: often a full disk
             problem = str(error).splitlines()[0] if str(error) else ""
             raise JaffeError(f"snapshot {path} cannot be written: {type(error).__name__}: {problem}") from error
-        return path
 
-    def iterations(self) -> list[int]:
-        """Iterations that have a whole snapshot, in order."""
-        if not self.directory.is_dir():
-            return []
-        found = (_STEP.fullmatch(path.name) for path in self.directory.iterdir() if (path / "state").is_dir())
-        return sorted(int(match.group(1)) for match in found if match)
+    def _link(self, path: Path) -> None:
+        new = self.directory / f".best.{secrets.token_hex(4)}"
+        new.symlink_to(path.name)
+        os.replace(new, self.directory / "best")
+
+    def _settle_leftovers(self) -> None:
+        """After a process that died: a whole snapshot gets its name, what is half written or replaced is removed."""
+        for iteration, found in _whole(self.directory).items():
+            if found.name != f"iter_{iteration}":
+                found.rename(self.directory / f"iter_{iteration}")
+        for path in self.directory.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _forget(self, latest: Path) -> None:
+        """Remove what is neither among the latest nor the best. Later iterations are of a run that went further."""
+        if not self.keep:
+            return
+        best = (self.directory / "best").resolve().name
+        past = [one for one in self.iterations() if one <= int(latest.name.removeprefix("iter_"))]
+        for iteration in past[: -self.keep]:
+            if best != f"iter_{iteration}":
+                self._remove(self.directory / f"iter_{iteration}")
+
+    def _remove(self, path: Path) -> None:
+        """Under another name first, so that no half of one is taken for a whole."""
+        if path.exists():
+            going = path.with_name(f"{path.name}.going")
+            path.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
+
+
+def _whole(directory: Path) -> dict[int, Path]:
+    """The whole snapshots by iteration: ``iter_N``; where a process died while replacing it, the new or the old one."""
+    if not directory.is_dir():
+        return {}
+    found: dict[int, Path] = {}
+    for suffix in (".old", ".new", ""):  # later ones win
+        for path in directory.iterdir():
+            match = _WHOLE.fullmatch(path.name)
+            if match and match.group(2) == suffix and (path / "state").is_dir():
+                found[int(match.group(1))] = path
+    return found
 
 
 def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -75,7 +171,7 @@ def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[
         JaffeError: there is no snapshot, it is damaged, or it belongs to another net.
     """
     path = _find(path)
-    about = read_about(path)
+    about = _read_about(path)
     try:
         with _checkpointer() as checkpointer:
             _check_shapes(path, about.pop("shapes"), _shapes(like), partial)
@@ -91,7 +187,10 @@ def restore(path: Path, like: Any, *, partial: bool = False) -> tuple[Any, dict[
 
 def read_about(path: Path) -> dict[str, Any]:
     """What was saved about a snapshot. Raises JaffeError as ``restore`` does."""
-    path = _find(path)
+    return _read_about(_find(path))
+
+
+def _read_about(path: Path) -> dict[str, Any]:
     try:
         with _checkpointer() as checkpointer:
             args = ocp.args.Composite(about=ocp.args.JsonRestore())
@@ -106,21 +205,23 @@ def _damaged(path: Path, error: Exception) -> JaffeError:
 
 
 def _find(path: Path) -> Path:
-    """The snapshot that a path means."""
-    if not _STEP.fullmatch(path.name):
-        iterations = Snapshots(path).iterations()
-        if not iterations:
+    """The snapshot that a path means: ``.../iter_500``, ``.../best``, or a folder of them, whose latest is taken."""
+    if path.is_symlink():
+        path = path.resolve()
+    named = _STEP.fullmatch(path.name)
+    whole = _whole(path.parent if named else path)
+    if not named:
+        if not whole:
             raise JaffeError(f"{path} holds no snapshot: expected a folder iter_N, or one with such folders in it")
-        return path / f"iter_{iterations[-1]}"
-    if not (path / "state").is_dir():
-        near = Snapshots(path.parent).iterations()
+        return whole[max(whole)]
+    if int(named.group(1)) not in whole:
         raise JaffeError(f"{path} is not a snapshot"
-                         + (f"; there are iterations {', '.join(map(str, near))}" if near else ""))
-    return path
+                         + (f"; there are iterations {', '.join(map(str, sorted(whole)))}" if whole else ""))
+    return whole[int(named.group(1))]
 
 
 def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
-    """The net's variables in a snapshot, without optimiser and counters.
+    """The net's variables in a snapshot, without optimiser and counters; the averaged ones, where it has such.
 
     Args:
         path: as for ``restore``.
@@ -130,9 +231,12 @@ def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapp
     Raises:
         JaffeError: as ``restore`` does.
     """
-    found, _ = restore(path, _kept(like, carry), partial=True)
+    wanted = _kept(like, carry)
+    if read_about(path).get("ema"):
+        wanted["ema"] = wanted.pop("params")
+    found, _ = restore(path, wanted, partial=True)
     state = {layer: {**found["net_state"].get(layer, {}), **carry.get(layer, {})} for layer in like["state"]}
-    return {"params": found["params"], "state": state}
+    return {"params": found["ema"] if "ema" in found else found["params"], "state": state}
 
 
 def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> None:
@@ -148,7 +252,9 @@ def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str,
     found = _STEP.fullmatch(path.name)
     if not found:
         raise JaffeError(f"{path}: a snapshot is a folder called iter_N, such as iter_0")
-    Snapshots(path.parent).save(int(found.group(1)), _kept(variables, carry), {})
+    snapshots = Snapshots(path.parent)
+    snapshots.save(int(found.group(1)), _kept(variables, carry), {})
+    snapshots.written()
 
 
 def _kept(variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -162,7 +268,6 @@ def _kept(variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]]) 
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Saves synchronously: the arrays are donated to the next step."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at WARNING and INFO
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,28 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaffe.compile.net import CompiledNet, compile_net
-from jaffe.compile.weights import load_weights
+from jaffe.compile.weights import Source, WeightsReport, load_weights, weights_report
 from jaffe.netdef.errors import JaffeError, of_callbacks
 from jaffe.netdef.jaffe_pb2 import SolverParameter
-from jaffe.netdef.resolve import resolve
-from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec, find
-from jaffe.netdef.text import format_text, read_solver
-from jaffe.train.config import NetRole, Recipe, read_config
+from jaffe.netdef.text import format_text
+from jaffe.train.caffe_state import is_caffe_state, restore_caffe_state
+from jaffe.train.clock import Clock
+from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
-from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
-from jaffe.train.evaluate import Evaluation
-from jaffe.train.interrupt import Interrupt
-from jaffe.train.optimizer import make_optimizer
+from jaffe.train.examine import Examiner
+from jaffe.train.monitor import Monitor
+from jaffe.train.nets import build_nets, describe
+from jaffe.train.optimizer import make_optimizer, wrap_optimizer
 from jaffe.train.report import Metrics, Reporter, make_room
 from jaffe.train.schedules import learning_rate
+from jaffe.train.signals import Signals, Stopped
 from jaffe.train.snapshots import Snapshots, read_about, restore
 from jaffe.train.step import TrainState, make_train_step
 
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
 IN_FLIGHT = 4
+MOST_NUMBERS = 1000  # of one output in a row of metrics
 
 
 class Solver:
@@ -58,10 +57,12 @@ class Solver:
         net: the net, for training and testing, in place of those that the solver names.
         data: what feeds the nets, in place of their data layers' own files: see ``open_dataset``. A dict with the
             keys ``"train"`` and ``"test"`` gives each phase its own.
-        weights: ``.caffemodel`` files to start from, separated by commas, by layer name; ``""`` for none, whatever
-            the solver file says.
+        weights: files to start from, separated by commas, by layer name; ``""`` for none, whatever the solver file
+            says. ``loaded`` tells what was copied.
+        optimizer: an optax optimiser in place of the solver's own update, as ``optax.adamw(1e-3)``. It gets the mean
+            gradient, and the loss as ``value``; lr_mult still freezes and scales.
         reporter: told of progress; default silent.
-        dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
+        dtype: of weights: float32, or float64 where JAX has it enabled.
         python_modules: names of the modules whose code Python layers may run.
         settings: fields of ``SolverParameter``: ``base_lr=0.01``, ``test_iter=[10]``, ... A setting replaces
             what the solver file says.
@@ -70,9 +71,13 @@ class Solver:
         net: the training net, compiled.
         tests: the test nets with their data.
         metrics: rows of what was displayed and tested.
+        loaded: what ``load_weights`` copied, passed over and left, or ``None``.
+        ended: why the run ended before ``max_iter``, in words; or ``""``.
 
     Snapshots, ``PREFIX_metrics.jsonl`` and ``PREFIX_curves.png`` are written under ``snapshot_prefix`` (by
-    default the solver file's path without suffix); without either, nothing is written.
+    default the solver file's path without suffix); without either, nothing is written. With ``monitor: "accuracy"``
+    the snapshot of the best test is kept and linked as ``PREFIX_snapshots/best``; with ``patience`` the run ends after
+    so many tests without a better one.
 
     Raises:
         SpecError: solver or net are wrong.
@@ -86,47 +91,43 @@ class Solver:
         net: Spec | None = None,
         data: Data | Mapping[str, Data] | None = None,
         weights: str | None = None,
+        optimizer: optax.GradientTransformation | None = None,
         reporter: Reporter | None = None,
         dtype: Any = jnp.float32,
         python_modules: Sequence[str] = (),
         **settings: Any,
     ):
-        self.dtype = dtype
-        self.python_modules = python_modules
         if isinstance(solver, Recipe):
             data = solver.data if data is None else data
             solver = solver.solver_proto()
-        self.config = read_config(solver, net, settings)
+        self.config = read_config(solver, net, settings, own_optimizer=optimizer is not None)
         self.reporter = reporter or Reporter()
         proto = self.proto = self.config.proto
         self.seed = proto.random_seed if proto.random_seed >= 0 else secrets.randbits(31)
-        key = jax.random.key(self.seed)
-        by_split = data if isinstance(data, Mapping) and set(data) <= {"train", "test"} else None
-        self.net, self.feed = self._compile(self.config.train, by_split.get("train") if by_split else data)
-        self.tests = [
-            Evaluation(
-                *self._compile(role, by_split.get("test") if by_split else data), iterations, key,
-                with_loss=proto.test_compute_loss,
-            )
-            for role, iterations in zip(self.config.tests, proto.test_iter, strict=True)
-        ]
+        self.net, self.feed, self.tests = build_nets(self.config, data, self.seed, dtype, python_modules)
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
-        self.learning_rate = learning_rate(proto)
-        self.optimizer = make_optimizer(proto, self.net)
+        self._monitor = self._make_monitor() if proto.monitor else None
+        self.type = proto.type if optimizer is None else "optax"
+        self.learning_rate = learning_rate(proto) if optimizer is None else lambda iteration: None
+        self.optimizer = (make_optimizer(proto, self.net) if optimizer is None
+                          else wrap_optimizer(optimizer, self.net, proto.iter_size))
         self._iteration = 0
-        self.state = self._fresh(self.net.init(key))
-        for file in (",".join(proto.weights) if weights is None else weights).split(","):
-            if file.strip():
-                self.load_weights(find(file.strip(), self.config.directory))
-        step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size)
+        self.state = self._fresh(self.net.init(jax.random.key(self.seed)))
+        self.loaded: WeightsReport | None = None
+        named = (",".join(proto.weights) if weights is None else weights).split(",")
+        if files := [find(file.strip(), self.config.directory) for file in named if file.strip()]:
+            self.load_weights(files)
+        step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = jax.jit(step, donate_argnums=0)
+        self._examiner = Examiner(self.net, self.feed, proto.iter_size)
         self._batches: Iterator[Any] | None = None
         self._window: deque[float] = deque(maxlen=proto.average_loss)
         self.metrics = Metrics(self._path("metrics.jsonl"))
-        self.snapshots = Snapshots(path) if (path := self._path("snapshots")) else None
+        self.snapshots = Snapshots(path, proto.snapshot_keep) if (path := self._path("snapshots")) else None
         self._saved: int | None = None  # iteration of the last snapshot of this run
         self._began = False
+        self.ended = ""
 
     @property
     def iteration(self) -> int:
@@ -138,14 +139,19 @@ class Solver:
         """The training net's variables as they are now; copies, which later steps leave alone."""
         return jax.tree.map(jnp.copy, self.state.variables)
 
-    def load_weights(self, source: str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum."""
-        fresh = self._fresh(load_weights(self.net, self.variables, source))
-        opt_state = optax.tree_utils.tree_set(fresh.opt_state, count=jnp.int32(self._iteration))
-        opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own, to be donated
-        self.state = replace(fresh, iteration=jnp.int32(self._iteration), opt_state=opt_state)
+    def load_weights(self, source: Source | Sequence[Source]) -> WeightsReport:
+        """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum.
+
+        Returns:
+            What was copied, what the files have that the net has not, what the net keeps of its own; also ``loaded``.
+        """
+        report = weights_report(self.net, source)
+        self.state = self._fresh(load_weights(self.net, self.variables, source), self._iteration)
         for evaluation in self.tests:
             evaluation.own = load_weights(evaluation.net, evaluation.own, source)
+        self.loaded = report
+        self._saved = None
+        return report
 
     @property
     def files(self) -> list[Path]:
@@ -156,27 +162,32 @@ class Solver:
     def run(self, snapshot: str | os.PathLike[str] | None = None) -> None:
         """Train up to ``max_iter``, testing, displaying and saving when the solver says so.
 
-        An interrupt (Ctrl-C) ends the run after the iteration under way, with a snapshot; a second one at once.
-        What an earlier run left under the same prefix is renamed (``..._snapshots.1``), not overwritten.
+        SIGINT (Ctrl-C) or SIGTERM ends the run after the iteration under way, with a snapshot; a second one at once.
+        SIGHUP saves a snapshot, and the run goes on. What an earlier run left under the same prefix is renamed
+        (``..._snapshots.1``), not overwritten.
 
         Args:
             snapshot: of an earlier run, to go on from: the result is that of the run that was never stopped.
         """
         if snapshot is not None:
             self.restore(snapshot)
-        self.reporter.start(self._iteration, self.proto.max_iter)
-        stopped = False
+        self.ended = ""
+        self.reporter.start(describe(self.config, self.net, self.tests, self._iteration))
         try:
             try:
                 self.step(max(self.proto.max_iter - self._iteration, 0))
-            except KeyboardInterrupt:
-                stopped = True
-            if self.snapshots and self.proto.snapshot_after_train and self._saved != self._iteration:
-                self.snapshot()
-            if self.tests and self._iteration % self.proto.test_interval == 0 and not stopped:
-                self.test()
+            except Stopped:
+                self.ended = "interrupted"
+            if self.snapshots and self.proto.snapshot_after_train:
+                self._save()
+            if self.tests and self._iteration % self.proto.test_interval == 0 and not self.ended:
+                self._test_and_judge()
+            self._flush()
+        except BaseException as error:
+            self.ended = str(error).splitlines()[0] if isinstance(error, JaffeError) else type(error).__name__
+            raise
         finally:
-            self.reporter.stop()
+            self.reporter.stop(self.ended)
         if (path := self._path("curves.png")) and self.metrics.rows:
             draw_curves(self.metrics.rows, path, self.net.name)
 
@@ -185,45 +196,57 @@ class Solver:
         """Make updates, with the tests, rows and snapshots that fall due.
 
         Returns:
-            The loss of each iteration (mean over ``iter_size`` passes), float32.
+            The loss of each iteration (mean over ``iter_size`` passes), float32. They are fewer if there was no
+            progress any more (``patience``); ``ended`` then says so.
 
         Raises:
-            JaffeError: the loss became NaN or infinite, training cannot go on from there; or a Python layer failed.
-            KeyboardInterrupt: after the iteration that was under way; the solver can go on.
+            JaffeError: the loss became NaN or infinite: the message says where; the weights are those before that
+                iteration, the momentum is cleared. Or a snapshot could not be written; or a Python layer failed.
+            Stopped: SIGINT or SIGTERM came, and the iteration that was under way is done; the solver can go on.
         """
         proto = self.proto
         self._begin()
         if self._batches is None:
             self._batches = self.feed.batches(self._iteration * proto.iter_size, proto.iter_size)
         losses: list[float] = []
-        pending: deque[tuple[int, jax.Array]] = deque()
-        clock = _Clock(self.feed.images * proto.iter_size)
+        pending: deque[tuple[int, dict[str, Any]]] = deque()
+        clock = Clock(self.feed.images * proto.iter_size)
 
         def settle(most: int) -> None:
             """Take in losses until at most so many steps are under way. Only these can wait for the device."""
             while len(pending) > most:
-                iteration, loss = pending.popleft()
-                losses.append(self._settled(iteration, float(loss), clock))
+                iteration, metrics = pending.popleft()
+                losses.append(self._settled(iteration, metrics, clock))
 
-        with Interrupt() as interrupt:
+        with Signals() as signals:
             for _ in range(iterations):
                 i = self._iteration
                 if self.tests and i % proto.test_interval == 0 and (i > 0 or proto.test_initialization):
                     settle(0)
                     with clock.paused():
-                        self.test()
-                self.state, metrics = self._step(self.state, self.feed.resident, next(self._batches))
-                pending.append((i, metrics["loss"]))
+                        self.ended = self._test_and_judge(signals.check)
+                    if self.ended:
+                        break
+                batch = next(self._batches)
+                shown = proto.display and i % proto.display == 0
+                if shown and proto.debug_info:
+                    with clock.paused():
+                        for lines in self._examiner.debug_info(self.state, batch):
+                            self.reporter.debugged(lines)
+                self.state, metrics = self._step(self.state, self.feed.resident, batch)
+                pending.append((i, metrics if shown else {"loss": metrics["loss"]}))
                 self._iteration += 1
                 settle(IN_FLIGHT)
                 self.reporter.advanced(self._iteration)
-                if proto.snapshot and self._iteration % proto.snapshot == 0 and self.snapshots:
+                if signals.save or (proto.snapshot and self._iteration % proto.snapshot == 0):
                     settle(0)
-                    with clock.paused():
-                        self.snapshot()
-                if interrupt.requested:
+                    signals.save = False
+                    if self.snapshots:
+                        self._save()
+                self._flush(wait=False)
+                if signals.stop:
                     settle(0)
-                    raise KeyboardInterrupt
+                    signals.check()
             settle(0)
         return np.array(losses, np.float32)
 
@@ -237,124 +260,160 @@ class Solver:
         except OSError as error:
             raise JaffeError(f"nothing can be written under {self.config.prefix}: {error.strerror}") from None
 
-    def _settled(self, iteration: int, loss: float, clock: _Clock) -> float:
+    def _settled(self, iteration: int, metrics: dict[str, Any], clock: Clock) -> float:
+        loss = float(metrics["loss"])
         if not np.isfinite(loss):
-            saved = f"; iteration {self._saved} is saved" if self._saved else ""
-            raise JaffeError(f"the loss is {loss} at iteration {iteration}; try a smaller base_lr or smaller initial "
-                             f"weights, and see that no label is outside the classes{saved}")
+            raise self._diverged(iteration, loss)
         self._window.append(loss)
         clock.tick()
-        if self.proto.display and iteration % self.proto.display == 0:
+        if "outputs" in metrics:
+            outputs = {name: np.asarray(value) for name, value in metrics["outputs"].items()}
+            rate = metrics["lr"] if "lr" in metrics else self.learning_rate(iteration)
             self.reporter.trained(self.metrics.add({
                 "iteration": iteration,
                 "loss": float(np.mean(self._window)),
-                "lr": float(self.learning_rate(iteration)),
+                "lr": None if rate is None else float(rate),
                 "images_per_second": clock.rate(),
+                "outputs": {name: value.item() if value.size == 1 else value.ravel().tolist()
+                            for name, value in outputs.items() if value.size <= MOST_NUMBERS},
             }))
         return loss
 
+    def _diverged(self, iteration: int, loss: float) -> JaffeError:
+        """What to say of a loss that is not finite. The state is, since then, that before the iteration."""
+        self._iteration = iteration
+        self._batches = None
+        self.state = replace(self._fresh(self.state.variables, iteration), key=self.state.key, ema=self.state.ema)
+        size = self.proto.iter_size
+        why = self._examiner.why(self.state, next(self.feed.batches(iteration * size, size)))
+        self._flush()
+        saved = f"\niteration {self._saved} is saved" if self._saved else ""
+        return JaffeError(f"the loss is {loss} at iteration {iteration}: {why}{saved}")
+
     @of_callbacks()
-    def test(self) -> list[dict[str, float | list[float]]]:
-        """Run every test net over its ``test_iter`` batches; the means of its outputs, one dict a net."""
+    def test(self, poll: Callable[[], None] | None = None) -> list[dict[str, float | list[float]]]:
+        """Run every test net over its ``test_iter`` batches; the means of its outputs, one dict a net.
+
+        With ``ema_decay`` it is the averaged weights that are tested.
+
+        Args:
+            poll: called before each batch; what it raises ends the test.
+        """
         results = []
         for i, evaluation in enumerate(self.tests):
-            means = evaluation.run(self.state.variables, self.net)
+            means = evaluation.run(self.state.tested, self.net, poll)
             self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **means}))
             results.append(means)
         return results
 
+    def _test_and_judge(self, poll: Callable[[], None] | None = None) -> str:
+        """Test; save what is the best so far; and why the run is to end, if it is."""
+        self.test(poll)
+        if self._monitor is None:
+            return ""
+        standing = self._monitor.standing(self.metrics.rows)
+        if standing.iteration == self._iteration and self.snapshots:
+            self._save(best=True)
+        return self._monitor.verdict(standing)
+
     def snapshot(self) -> Path:
-        """Save everything that the run needs to go on. Returns the snapshot's folder.
+        """Save everything that the run needs to go on. Returns the snapshot's folder, when it is written.
 
         Raises:
             JaffeError: there is nowhere to write: no ``snapshot_prefix``; or the disk refuses.
         """
         if self.snapshots is None:
             raise JaffeError("nowhere to write the snapshot: expected snapshot_prefix; found none")
+        self._saved = None
+        path = self._save()
+        self._flush()
+        return path
+
+    def _save(self, *, best: bool = False) -> Path:
+        """Begin to write a snapshot, unless this iteration has one."""
+        assert self.snapshots
+        self._flush()
+        if self._saved == self._iteration:
+            if best:
+                self.snapshots.mark_best(self._iteration)
+            return self.snapshots.directory / f"iter_{self._iteration}"
         path = self.snapshots.save(self._iteration, self.state, {
             "iteration": self._iteration,
             "seed": self.seed,
             "net": self.net.name,
+            "type": self.type,
             "solver": format_text(self.proto),
+            "ema": self.state.ema is not None,
             "window": list(self._window),
-        })
+            # What falls due at this iteration itself happens again when the run goes on.
+            "rows": [row for row in self.metrics.rows if row["iteration"] < self._iteration],
+        }, best=best)
         self._saved = self._iteration
-        self.reporter.saved(path)
         return path
 
+    def _flush(self, *, wait: bool = True) -> None:
+        """Tell of the snapshot that was being written. Raises JaffeError when it could not be."""
+        if self.snapshots and (path := self.snapshots.written(wait=wait)):
+            self.reporter.saved(path)
+
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a snapshot: a folder ``iter_N``, or a folder of snapshots, whose latest is taken.
+        """Go on from a snapshot: a folder ``iter_N``, ``best``, or a folder of snapshots, whose latest is taken.
+
+        Or from Caffe's ``.solverstate`` (``.solverstate.h5``), with the weights that it names: see ``caffe_state``.
 
         Raises:
             JaffeError: it is missing, damaged, or of another net or type of solver.
         """
         path = Path(path)
-        theirs = read_solver(read_about(path)["solver"]).type
-        if theirs != self.proto.type:
-            raise JaffeError(f"{path} is a snapshot of a run with solver {theirs}; this one is {self.proto.type}. Its "
+        self._batches = None
+        self._saved = None
+        if is_caffe_state(path):
+            fresh = self._fresh(self.variables)
+            self.state = restore_caffe_state(path, self.net, self.proto, fresh)
+            self._iteration = int(self.state.iteration)
+            self._window.clear()
+            return
+        about = read_about(path)
+        if about["type"] != self.type:
+            raise JaffeError(f"{path} is a snapshot of a run with solver {about['type']}; this one is {self.type}. Its "
                              "weights alone can be taken: jaffe convert, then weights (--weights)")
-        self.state, about = restore(path, self.state)
+        self._flush()
+        state, about = restore(path, replace(self.state, ema=self.state.params if about["ema"] else None))
+        self.state = replace(state, ema=self._average_of(state))
         self._iteration = about["iteration"]
         self.seed = self.feed.seed = about["seed"]
         for evaluation in self.tests:
             evaluation.key = jax.random.key(self.seed)
-        self._batches = None
         self._window = deque(about["window"], self.proto.average_loss)
-        self._saved = None
         where = path.resolve()
         own = self.snapshots is not None and self.snapshots.directory.resolve() in (where, where.parent)
         if own and not self._began:  # the files of the run that goes on; those of any other run are put aside
-            self.metrics.resume(self._iteration)
+            self._saved = self._iteration
             self._began = True
+        self.metrics.resume(about["rows"])
 
-    def _fresh(self, variables: dict[str, Any]) -> TrainState:
-        """The state before the first update. Its arrays are its own: the step donates them."""
+    def _fresh(self, variables: dict[str, Any], iteration: int = 0) -> TrainState:
+        """The state before an update, without momentum. Its arrays are its own: the step donates them."""
         params = variables["params"]
-        key = jax.random.key(self.seed)
-        return TrainState(jnp.int32(0), params, variables["state"], self.optimizer.init(params), key)
+        opt_state = self.optimizer.init(params)
+        if optax.tree.get_all_with_path(opt_state, "count"):
+            opt_state = optax.tree.set(opt_state, count=jnp.int32(iteration))
+        opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own
+        state = TrainState(jnp.int32(iteration), params, variables["state"], opt_state, jax.random.key(self.seed),
+                           jnp.bool_(True))
+        return replace(state, ema=self._average_of(state))
 
-    def _compile(self, role: NetRole, data: Any) -> tuple[CompiledNet, Feed]:
-        state = NetState(role.phase, role.level, role.stages)
-        feed = Feed(resolve(role.source, state), data, base=role.source.directory, seed=self.seed)
-        net = compile_net(
-            role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=self.dtype,
-            python_modules=self.python_modules,
-        )
-        return net, feed
+    def _average_of(self, state: TrainState) -> Any:
+        """The averaged parameters of a state; where it has none, and they are wanted, they begin as the parameters."""
+        if not self.proto.ema_decay:
+            return None
+        return jax.tree.map(jnp.copy, state.params) if state.ema is None else state.ema
+
+    def _make_monitor(self) -> Monitor:
+        net = self.tests[0].net
+        outputs = [*net.outputs, *(["total loss"] if self.proto.test_compute_loss else [])]
+        return Monitor(self.proto.monitor, self.proto.patience, net, outputs)
 
     def _path(self, suffix: str) -> Path | None:
         prefix = self.config.prefix
         return None if prefix is None else prefix.with_name(f"{prefix.name}_{suffix}")
-
-
-class _Clock:
-    """Images a second since the last question, without compiling, testing and saving."""
-
-    def __init__(self, images: int):
-        self.images = images
-        self.began: float | None = None
-        self.steps = 0
-
-    def tick(self) -> None:
-        """A step is done. The first one, which compiles, only starts the clock."""
-        if self.began is None:
-            self.began = time.perf_counter()
-        else:
-            self.steps += 1
-
-    def rate(self) -> float | None:
-        """``None`` when no step was timed."""
-        if not self.steps or self.began is None:
-            return None
-        now = time.perf_counter()
-        rate = self.steps * self.images / max(now - self.began, 1e-9)
-        self.began, self.steps = now, 0
-        return round(rate, 1)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
-        at = time.perf_counter()
-        yield
-        if self.began is not None:
-            self.began += time.perf_counter() - at

@@ -17,6 +17,7 @@ from rich.text import Text
 from jaffe.compile.backward import Gradients, needed_gradients
 from jaffe.compile.layer import Context
 from jaffe.compile.net import CompiledNet
+from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader
 from jaffe.netdef.errors import SpecError
 
@@ -61,7 +62,7 @@ def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
         weights = read(node, layer, bottoms, variables["state"])
 
         def forward(w: Any, b: Any, layer: Any = layer, node: Any = node) -> Any:
-            return layer.apply_with_state(w, b, Context(node, key, net.dtype))[0]
+            return apply_in(net.precision, layer, w, b, Context(node, key, net.dtype))[0]
 
         compiled = jax.jit(forward)
         tops = compiled(weights, bottoms)

@@ -11,7 +11,8 @@ import pytest
 
 from jaffe.netdef import read_weights
 
-COMMANDS = ["train", "test", "summary", "time", "upgrade", "deploy", "convert", "diff", "compare", "export", "devices"]
+COMMANDS = ["train", "test", "plot", "summary", "time", "upgrade", "deploy", "convert", "diff", "compare", "export",
+            "devices"]
 COMMAND = [sys.executable, "-c", "from jaffe.cli import main; main()"]
 
 

@@ -51,10 +51,10 @@ def test_old_solver_type():
 WRONG = {
     "lr_policy": (BASE + "lr_policy: 'stpe'", "<text>: unknown lr_policy 'stpe'; did you mean 'step'?"),
     "no_policy": ("base_lr: 1\n", "<text>: expected lr_policy; found none; known: fixed, step, exp, inv, multistep, "
-                                  "poly, sigmoid"),
+                                  "poly, sigmoid, cosine"),
     "type": (BASE + "type: 'sgd'", "<text>: solver type 'sgd' is not known; did you mean 'SGD'?"),
     "far_type": (BASE + "type: 'L-BFGS'", "<text>: solver type 'L-BFGS' is not known; expected one of SGD, Nesterov, "
-                                          "AdaGrad, RMSProp, AdaDelta, Adam"),
+                                          "AdaGrad, RMSProp, AdaDelta, Adam, AdamW, Lion, LARS, LAMB"),
     "adagrad": (BASE + "type: 'AdaGrad' momentum: 0.9", "<text>: AdaGrad has no momentum; expected 0; found 0.9"),
     "rms_decay": (BASE + "type: 'RMSProp' rms_decay: 1", "<text>: rms_decay is in [0, 1); found 1"),
     "adam": (BASE + "type: 'Adam' momentum: 0.9 momentum2: 1",

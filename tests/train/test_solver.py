@@ -156,8 +156,16 @@ def test_one_program_and_no_waiting():
 
 
 def test_divergence_stops():
-    with pytest.raises(JaffeError, match=r"the loss is (nan|inf) at iteration \d+; try a smaller base_lr"):
-        solver(base_lr=1e20, lr_policy="fixed", test_iter=[]).step(12)
+    """The message says what was first; the weights stay those before, and training can go on from there."""
+    job = solver(base_lr=1e20, lr_policy="fixed", test_iter=[])
+    with pytest.raises(JaffeError, match=r"the loss is (nan|inf) at iteration \d+: .*try a smaller base_lr") as caught:
+        job.step(12)
+    assert str(job.iteration) in str(caught.value)
+    assert int(job.state.iteration) == job.iteration
+    assert bool(job.state.finite)
+    before = solver(base_lr=1e20, lr_policy="fixed", test_iter=[])
+    before.step(job.iteration)
+    same(job.variables, before.variables)
 
 
 def test_wrong_snapshots(tmp_path):
@@ -269,7 +277,7 @@ def test_weights_loaded_in_mid_run_keep_the_count():
     reference = solver(test_iter=[], momentum=0, base_lr=0.05 * (1 + 0.1 * 5) ** -0.75, lr_policy="fixed")
     reference.state = dataclasses.replace(job.state, params=job.variables["params"], net_state=job.variables["state"],
                                           opt_state=reference.state.opt_state, iteration=jax.numpy.int32(5),
-                                          key=jax.random.key(7))
+                                          finite=jax.numpy.bool_(True), key=jax.random.key(7))
     reference._iteration = 5
     job.step(1)
     reference.step(1)

@@ -1,0 +1,45 @@
+"""An iteration looked at from outside, pass by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaffe.compile.net import CompiledNet
+from jaffe.train.data import Feed
+from jaffe.train.diagnose import debug_info, diagnose
+from jaffe.train.step import TrainState, passes
+
+
+class Examiner:
+    """Runs the passes of an iteration again, with the inputs and random numbers that the training step gives them."""
+
+    def __init__(self, net: CompiledNet, feed: Feed, iter_size: int):
+        self.net = net
+        self.feed = feed
+        self.iter_size = iter_size
+        self._fetch = jax.jit(feed.fetch)
+        self._loss = jax.jit(net.loss)
+
+    def passes(self, state: TrainState, batch: Any) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
+        """Inputs and key of each pass of the iteration that comes after ``state``."""
+        for part, data_key, net_key in passes(state, batch, self.iter_size):
+            yield self._fetch(self.feed.resident, part, data_key), net_key
+
+    def why(self, state: TrainState, batch: Any) -> str:
+        """Why the loss of the iteration is not finite: of the first pass of which that is so."""
+        variables = state.variables
+        for inputs, key in self.passes(state, batch):
+            loss, (_, net_state) = self._loss(variables, inputs, key)
+            if not np.isfinite(loss):
+                return diagnose(self.net, variables, inputs, key)
+            variables = {**variables, "state": net_state}
+        return "it was finite when each pass was run again by itself; try a smaller base_lr"
+
+    def debug_info(self, state: TrainState, batch: Any) -> Iterator[list[str]]:
+        """Caffe's lines, for each pass."""
+        for inputs, key in self.passes(state, batch):
+            yield debug_info(self.net, state.variables, inputs, key)

@@ -1,0 +1,58 @@
+"""The nets of a solver, compiled, with their data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaffe.compile.net import CompiledNet, compile_net
+from jaffe.netdef.resolve import resolve
+from jaffe.netdef.rules import NetState
+from jaffe.train.config import SolverConfig
+from jaffe.train.data import Feed
+from jaffe.train.data.sources import Data
+from jaffe.train.evaluate import Evaluation
+from jaffe.train.report import Run
+
+
+def build_nets(
+    config: SolverConfig, data: Data | Mapping[str, Data] | None, seed: int, dtype: Any, python_modules: Sequence[str]
+) -> tuple[CompiledNet, Feed, list[Evaluation]]:
+    """The training net, its feed, and the test nets with theirs.
+
+    Args:
+        data, dtype, python_modules: as ``Solver`` takes them.
+
+    Raises:
+        SpecError: a net is wrong.
+        JaffeError: the data are missing or do not fit the nets.
+    """
+    proto = config.proto
+    both = {"train": data, "test": data}
+    by_split: Mapping[str, Any] = data if isinstance(data, Mapping) and set(data) <= set(both) else both
+    built = []
+    for i, role in enumerate((config.train, *config.tests)):
+        state = NetState(role.phase, role.level, role.stages)
+        own = by_split.get("test" if i else "train")
+        feed = Feed(resolve(role.source, state), own, base=role.source.directory, seed=seed)
+        built.append((compile_net(
+            role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=dtype,
+            precision=proto.precision, python_modules=python_modules,
+        ), feed))
+    (net, feed), *tests = built
+    key = jax.random.key(seed)
+    return net, feed, [
+        Evaluation(net, feed, iterations, key, with_loss=proto.test_compute_loss)
+        for (net, feed), iterations in zip(tests, proto.test_iter, strict=True)
+    ]
+
+
+def describe(config: SolverConfig, net: CompiledNet, tests: Sequence[Evaluation], iteration: int) -> Run:
+    """What reporters are told of a run that begins."""
+    train, *others = (
+        {name: one.loss_tops.get(one.graph.blobs[name], 0.0) for name in one.outputs}
+        for one in (net, *(evaluation.net for evaluation in tests))
+    )
+    return Run(net.name, config.proto, iteration, train, tuple(others), config.prefix)
