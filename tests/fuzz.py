@@ -24,6 +24,7 @@ import numpy as np
 from jaffe.netdef import JaffeError, read_weights, resolve
 from jaffe.netdef.jaffe_pb2 import BlobProto, BlobProtoVector, NetParameter
 from jaffe.netdef.means import read_blobs, read_mean
+from jaffe.netdef.solverstate import SolverState, read_solver_state, write_solver_state
 from jaffe.netdef.source import decode, from_file
 from jaffe.netdef.text import read_solver
 from jaffe.netdef.weights import array_to_blob, write_weights
@@ -84,6 +85,11 @@ def seeds() -> dict[str, list[bytes]]:
         result[".h5"].append(packed.read_bytes())
         np.savez_compressed(Path(folder) / "packed.npz", **{"ip/0": weights["ip"][0]})
         result[".npz"].append((Path(folder) / "packed.npz").read_bytes())
+        state = SolverState(7, "a.caffemodel", tuple(weights["conv1"]), 1)
+        for suffix in (".solverstate", ".solverstate.h5"):
+            path = Path(folder) / f"s{suffix}"
+            write_solver_state(path, state)
+            result[suffix] = [path.read_bytes()]
         np.save(Path(folder) / "mean.npy", mean)
         result[".npy"] = [(Path(folder) / "mean.npy").read_bytes()]
     return result
@@ -91,7 +97,9 @@ def seeds() -> dict[str, list[bytes]]:
 
 def read(path: Path) -> None:
     """Everything that jaffe does with a file of that suffix before it computes."""
-    match path.suffix:
+    match "".join(path.suffixes):
+        case ".solverstate" | ".solverstate.h5":
+            read_solver_state(path)
         case ".prototxt":
             resolve(from_file(path))
         case ".solver":

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,7 +51,7 @@ def train(
 
     if solver and recipe:
         raise JaffeError("--solver excludes --recipe; use one")
-    if weights and snapshot:
+    if weights and snapshot and ".solverstate" not in Path(snapshot).name:
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
     run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
@@ -63,7 +64,6 @@ def run(
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time
-    from pathlib import Path
     from typing import Any
 
     from rich.console import Console
@@ -97,7 +97,7 @@ def run(
     if job.loaded is not None:
         console.print(f"weights: {job.loaded}")
     began = time.perf_counter()
-    job.run(snapshot or None)
+    job.run(snapshot or None, weights or None if snapshot else None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
               "data": data, "test-data": test_data, "output": output, "caffe-log": caffe_log,
               "tensorboard": tensorboard}
@@ -111,8 +111,6 @@ def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     """What the run came to, what was written, and what to try next."""
     from jaffe.train.console import final_table
 
-    if job.iteration < job.proto.max_iter:
-        console.print(f"\nstopped before iteration {job.proto.max_iter}: {job.ended}")
     rows = {"iterations": str(job.iteration), "time": f"{seconds:.1f} s"}
     training, tests = job.metrics.training(), job.metrics.tests()
     if training:

@@ -119,7 +119,7 @@ def _blob(wire: Wire, blob: Field, index: int, path: Path) -> np.ndarray:
 
 
 def _read_hdf5(path: Path) -> SolverState:
-    h5py = hdf5._h5py(path)
+    h5py = hdf5.h5py_for(path)
     try:
         with h5py.File(path, "r") as file:
             return _StateReader(h5py, path).state(file)
@@ -131,7 +131,7 @@ def _read_hdf5(path: Path) -> SolverState:
                         location=str(path)) from None
 
 
-class _StateReader(hdf5._Reader):
+class _StateReader(hdf5.Reader):
     """Reads one file. Caffe writes it uncompressed, so no more is taken than the file has bytes."""
 
     def __init__(self, h5py: Any, path: Path):
@@ -208,7 +208,7 @@ def write_solver_state(path: str | os.PathLike[str], state: SolverState) -> None
 
 
 def _write_hdf5(path: Path, state: SolverState) -> None:
-    h5py = hdf5._h5py(path)
+    h5py = hdf5.h5py_for(path)
     learned_net = state.learned_net.encode()
     with replacing(path) as new, h5py.File(new, "w") as file:
         file["iter"] = np.array([state.iteration], np.int32)

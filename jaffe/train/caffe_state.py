@@ -80,7 +80,7 @@ def restore_caffe_state(
     trees = _trees(net, fresh.params, fields, saved.history)
     counts = {"count": jnp.int32(saved.iteration)}
     # Several counts: each an array of its own, to be donated.
-    opt_state = jax.tree.map(jnp.copy, optax.tree_utils.tree_set(fresh.opt_state, _is_field, **trees, **counts))
+    opt_state = jax.tree.map(jnp.copy, optax.tree_utils.tree_set(fresh.opt_state, is_field, **trees, **counts))
     params = variables["params"]
     return replace(
         fresh, iteration=jnp.int32(saved.iteration), params=params, net_state=variables["state"], opt_state=opt_state,
@@ -109,7 +109,7 @@ def write_caffe_state(
     iteration = int(state.iteration)
     history = []
     for field in fields:
-        tree = optax.tree_utils.tree_get(state.opt_state, field, filtering=_is_field)
+        tree = optax.tree_utils.tree_get(state.opt_state, field, filtering=is_field)
         for node, weight in learnable(net):
             kept = tree[node.name][weight.name] if weight.trained else np.zeros(weight.shape, np.float32)
             history.append(np.asarray(kept))
@@ -129,12 +129,12 @@ def _series_of(solver: SolverParameter, state: TrainState, what: str) -> tuple[s
     if not fields:
         raise JaffeError(f"{what}; expected one of the types {', '.join(SERIES)}; found {solver.type}")
     for field in fields:
-        if not any(_is_field(*one) for one in optax.tree_utils.tree_get_all_with_path(state.opt_state, field)):
+        if not any(is_field(*one) for one in optax.tree_utils.tree_get_all_with_path(state.opt_state, field)):
             raise JaffeError(f"{what}; found an optimiser of another kind than {solver.type}, without {field!r}")
     return fields
 
 
-def _is_field(path: Any, value: Any) -> bool:
+def is_field(path: Any, value: Any) -> bool:
     """Whether what optax found by name is a field of its states, and not a layer that is called so."""
     return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
 

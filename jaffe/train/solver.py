@@ -20,7 +20,7 @@ from jaffe.netdef.errors import JaffeError, of_callbacks
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
-from jaffe.train.caffe_state import is_caffe_state, restore_caffe_state
+from jaffe.train.caffe_state import is_caffe_state, is_field, restore_caffe_state
 from jaffe.train.clock import Clock
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
@@ -159,7 +159,9 @@ class Solver:
         paths = (self._path(suffix) for suffix in ("metrics.jsonl", "curves.png", "snapshots"))
         return [path for path in paths if path is not None and path.exists()]
 
-    def run(self, snapshot: str | os.PathLike[str] | None = None) -> None:
+    def run(
+        self, snapshot: str | os.PathLike[str] | None = None, weights: str | os.PathLike[str] | None = None
+    ) -> None:
         """Train up to ``max_iter``, testing, displaying and saving when the solver says so.
 
         SIGINT (Ctrl-C) or SIGTERM ends the run after the iteration under way, with a snapshot; a second one at once.
@@ -168,9 +170,10 @@ class Solver:
 
         Args:
             snapshot: of an earlier run, to go on from: the result is that of the run that was never stopped.
+            weights: see ``restore``.
         """
         if snapshot is not None:
-            self.restore(snapshot)
+            self.restore(snapshot, weights)
         self.ended = ""
         self.reporter.start(describe(self.config, self.net, self.tests, self._iteration))
         try:
@@ -184,7 +187,7 @@ class Solver:
                 self._test_and_judge()
             self._flush()
         except BaseException as error:
-            self.ended = str(error).splitlines()[0] if isinstance(error, JaffeError) else type(error).__name__
+            self.ended = "an error" if isinstance(error, Exception) else type(error).__name__
             raise
         finally:
             self.reporter.stop(self.ended)
@@ -356,10 +359,13 @@ class Solver:
         if self.snapshots and (path := self.snapshots.written(wait=wait)):
             self.reporter.saved(path)
 
-    def restore(self, path: str | os.PathLike[str]) -> None:
+    def restore(self, path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
         """Go on from a snapshot: a folder ``iter_N``, ``best``, or a folder of snapshots, whose latest is taken.
 
-        Or from Caffe's ``.solverstate`` (``.solverstate.h5``), with the weights that it names: see ``caffe_state``.
+        Or from Caffe's ``.solverstate`` or ``.solverstate.h5``: see ``restore_caffe_state``.
+
+        Args:
+            weights: for Caffe's, in place of those that it names.
 
         Raises:
             JaffeError: it is missing, damaged, or of another net or type of solver.
@@ -368,8 +374,10 @@ class Solver:
         self._batches = None
         self._saved = None
         if is_caffe_state(path):
+            if self.type == "optax":
+                raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
             fresh = self._fresh(self.variables)
-            self.state = restore_caffe_state(path, self.net, self.proto, fresh)
+            self.state = restore_caffe_state(path, self.net, self.proto, fresh, weights)
             self._iteration = int(self.state.iteration)
             self._window.clear()
             return
@@ -396,8 +404,8 @@ class Solver:
         """The state before an update, without momentum. Its arrays are its own: the step donates them."""
         params = variables["params"]
         opt_state = self.optimizer.init(params)
-        if optax.tree.get_all_with_path(opt_state, "count"):
-            opt_state = optax.tree.set(opt_state, count=jnp.int32(iteration))
+        if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
+            opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
         opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own
         state = TrainState(jnp.int32(iteration), params, variables["state"], opt_state, jax.random.key(self.seed),
                            jnp.bool_(True))

@@ -33,11 +33,11 @@ def read(path: Path) -> dict[str, list[np.ndarray | None]]:
     Raises:
         SpecError: the file is missing, damaged, not of this layout, or holds what is not a plain dataset.
     """
-    h5py = _h5py(path)
+    h5py = h5py_for(path)
     size = path.stat().st_size if path.is_file() else len(read_bytes(path))  # which says why it cannot be read
     try:
         with h5py.File(path, "r") as file:
-            return _Reader(h5py, path, max(_SMALL, _MOST_GROWTH * size)).layers(file)
+            return Reader(h5py, path, max(_SMALL, _MOST_GROWTH * size)).layers(file)
     except JaffeError:
         raise
     except Exception as error:  # h5py passes on whatever the C library finds: OSError, RuntimeError, KeyError, ...
@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, list[np.ndarray | None]]:
                         location=str(path)) from None
 
 
-class _Reader:
+class Reader:
     """Reads one file, keeping count of what it declares."""
 
     def __init__(self, h5py: Any, path: Path, most_bytes: int):
@@ -127,7 +127,7 @@ def write(path: Path, weights: Mapping[str, Mapping[int, np.ndarray]]) -> None:
     Raises:
         SpecError: a layer's name has a slash, which Caffe cannot store in HDF5; or the file cannot be written.
     """
-    h5py = _h5py(path)
+    h5py = h5py_for(path)
     for layer in weights:
         if "/" in layer or layer in ("", ".") or "\0" in layer:
             raise SpecError("Caffe's HDF5 files cannot hold a layer of this name; expected another format, "
@@ -141,7 +141,7 @@ def write(path: Path, weights: Mapping[str, Mapping[int, np.ndarray]]) -> None:
                     group.create_dataset(str(i), data=np.asarray(array, np.float32))
 
 
-def _h5py(path: Path) -> Any:
+def h5py_for(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
