@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,7 +111,8 @@ class Snapshots:
             raise JaffeError(f"snapshot {path} cannot be written: {type(error).__name__}: {problem}") from error
 
     def _link(self, path: Path) -> None:
-        new = self.directory / f".best.{secrets.token_hex(4)}"
+        new = self.directory / "best.new"
+        new.unlink(missing_ok=True)  # of a process that died
         new.symlink_to(path.name)
         os.replace(new, self.directory / "best")
 

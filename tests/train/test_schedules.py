@@ -34,5 +34,6 @@ def test_policy(text):
     schedule = learning_rate(read_solver(f"base_lr: 0.1 {text}"))
     for t in AT:
         for rate in (schedule(t), jax.jit(schedule)(t)):
-            # Rates are float32: powers of 0.9 and 1 - t / max_iter near the end lose a digit; 1 + cos near pi, more.
-            assert float(rate) == pytest.approx(CASES[text](t), rel=1e-5, abs=1e-9)
+            # Rates are float32: powers of 0.9 and 1 - t / max_iter near the end lose a digit; 1 + cos near
+            # pi is off by 6e-8, times base_lr / 2.
+            assert float(rate) == pytest.approx(CASES[text](t), rel=1e-5, abs=3e-9)
