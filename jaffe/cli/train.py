@@ -120,6 +120,8 @@ def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
             if isinstance(value, float) and name not in ("iteration", "elapsed"):
                 which = f"test {row['test']}" if row["test"] else "test"
                 rows[f"{which} {name}"] = f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
+    if job.best is not None and job.best.value is not None:
+        rows[f"best {job.proto.monitor}"] = f"{job.best.value:.4g} at iteration {job.best.iteration}"
     console.print()
     console.print(final_table(rows))
     if job.snapshots is None:

@@ -16,7 +16,7 @@ from jaffe.compile.net import CompiledNet, Variables
 from jaffe.compile.tracing import trace
 from jaffe.netdef.graph import Node
 
-_TRY = "try a smaller base_lr, warmup_iter, clip_gradients, or smaller initial weights"
+_TRY = "try a smaller base_lr, a warm-up (warmup_iter), clip_gradients, or smaller initial weights"
 _SLOPE = "its slope is infinite at 0: a shift keeps values away from there"
 
 

@@ -26,7 +26,7 @@ from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.sources import Data
 from jaffe.train.examine import Examiner
-from jaffe.train.monitor import Monitor
+from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe
 from jaffe.train.optimizer import make_optimizer, wrap_optimizer
 from jaffe.train.report import Metrics, Reporter, make_room
@@ -72,6 +72,7 @@ class Solver:
         tests: the test nets with their data.
         metrics: rows of what was displayed and tested.
         loaded: what ``load_weights`` copied, passed over and left, or ``None``.
+        best: of the monitored output, the best value so far and when it was; or ``None``.
         ended: why the run ended before ``max_iter``, in words; or ``""``.
 
     Snapshots, ``PREFIX_metrics.jsonl`` and ``PREFIX_curves.png`` are written under ``snapshot_prefix`` (by
@@ -128,6 +129,7 @@ class Solver:
         self._saved: int | None = None  # iteration of the last snapshot of this run
         self._began = False
         self.ended = ""
+        self.best: Standing | None = None
 
     @property
     def iteration(self) -> int:
@@ -314,7 +316,7 @@ class Solver:
         self.test(poll)
         if self._monitor is None:
             return ""
-        standing = self._monitor.standing(self.metrics.rows)
+        standing = self.best = self._monitor.standing(self.metrics.rows)
         if standing.iteration == self._iteration and self.snapshots:
             self._save(best=True)
         return self._monitor.verdict(standing)

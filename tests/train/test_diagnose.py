@@ -18,7 +18,7 @@ from jaffe.train.diagnose import debug_info, diagnose
 KEY = jax.random.key(0)
 X = np.array([[0.5, -1, 2], [1, 3, -0.25]], np.float32)
 LABEL = np.array([0, 4], np.float32)
-TRY = "try a smaller base_lr, warmup_iter, clip_gradients, or smaller initial weights"
+TRY = "try a smaller base_lr, a warm-up (warmup_iter), clip_gradients, or smaller initial weights"
 HEAD = """
 layer { name: "data" type: "Input" top: "data" top: "label" input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }
 """
