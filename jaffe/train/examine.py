@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaffe.compile.net import CompiledNet
 from jaffe.train.data import Feed
 from jaffe.train.diagnose import debug_info, diagnose
-from jaffe.train.step import TrainState, passes
+from jaffe.train.step import TrainState, all_finite, passes
 
 
 class Examiner:
@@ -22,7 +21,15 @@ class Examiner:
         self.feed = feed
         self.iter_size = iter_size
         self._fetch = jax.jit(feed.fetch)
-        self._loss = jax.jit(net.loss)
+
+        def attempt(variables: Any, inputs: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+            def loss(params: Any) -> Any:
+                return net.loss({**variables, "params": params}, inputs, key)
+
+            (value, (_, net_state)), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+            return all_finite(value, gradients), net_state
+
+        self._try = jax.jit(attempt)
 
     def passes(self, state: TrainState, batch: Any) -> Iterator[tuple[dict[str, jax.Array], jax.Array]]:
         """Inputs and key of each pass of the iteration that comes after ``state``."""
@@ -30,11 +37,11 @@ class Examiner:
             yield self._fetch(self.feed.resident, part, data_key), net_key
 
     def why(self, state: TrainState, batch: Any) -> str:
-        """Why the loss of the iteration is not finite: of the first pass of which that is so."""
+        """Why the loss of the iteration is not finite, or its gradient: of the first pass of which that is so."""
         variables = state.variables
         for inputs, key in self.passes(state, batch):
-            loss, (_, net_state) = self._loss(variables, inputs, key)
-            if not np.isfinite(loss):
+            finite, net_state = self._try(variables, inputs, key)
+            if not finite:
                 return diagnose(self.net, variables, inputs, key)
             variables = {**variables, "state": net_state}
         return "it was finite when each pass was run again by itself; try a smaller base_lr"

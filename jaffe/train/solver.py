@@ -205,8 +205,9 @@ class Solver:
             progress any more (``patience``); ``ended`` then says so.
 
         Raises:
-            JaffeError: the loss became NaN or infinite: the message says where; the weights are those before that
-                iteration, the momentum is cleared. Or a snapshot could not be written; or a Python layer failed.
+            JaffeError: the loss or its gradient became NaN or infinite: the message says where; the weights are those
+                before that iteration, the momentum is cleared. Or a snapshot could not be written; or a Python layer
+                failed.
             Stopped: SIGINT or SIGTERM came, and the iteration that was under way is done; the solver can go on.
         """
         proto = self.proto
@@ -239,7 +240,7 @@ class Solver:
                         for lines in self._examiner.debug_info(self.state, batch):
                             self.reporter.debugged(lines)
                 self.state, metrics = self._step(self.state, self.feed.resident, batch)
-                pending.append((i, metrics if shown else {"loss": metrics["loss"]}))
+                pending.append((i, metrics if shown else {name: metrics[name] for name in ("loss", "finite")}))
                 self._iteration += 1
                 settle(IN_FLIGHT)
                 self.reporter.advanced(self._iteration)
@@ -267,7 +268,7 @@ class Solver:
 
     def _settled(self, iteration: int, metrics: dict[str, Any], clock: Clock) -> float:
         loss = float(metrics["loss"])
-        if not np.isfinite(loss):
+        if not metrics["finite"]:
             raise self._diverged(iteration, loss)
         self._window.append(loss)
         clock.tick()
@@ -285,7 +286,7 @@ class Solver:
         return loss
 
     def _diverged(self, iteration: int, loss: float) -> JaffeError:
-        """What to say of a loss that is not finite. The state is, since then, that before the iteration."""
+        """What to say of a loss or gradient that is not finite. The state is, since then, that before the iteration."""
         self._iteration = iteration
         self._batches = None
         self.state = replace(self._fresh(self.state.variables, iteration), key=self.state.key, ema=self.state.ema)
@@ -293,7 +294,8 @@ class Solver:
         why = self._examiner.why(self.state, next(self.feed.batches(iteration * size, size)))
         self._flush()
         saved = f"\niteration {self._saved} is saved" if self._saved else ""
-        return JaffeError(f"the loss is {loss} at iteration {iteration}: {why}{saved}")
+        what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+        return JaffeError(f"{what} at iteration {iteration}: {why}{saved}")
 
     @of_callbacks()
     def test(self, poll: Callable[[], None] | None = None) -> list[dict[str, float | list[float]]]:

@@ -142,6 +142,7 @@ def write(path: Path, weights: Mapping[str, Mapping[int, np.ndarray]]) -> None:
 
 
 def h5py_for(path: Path) -> Any:
+    """The module h5py. Raises SpecError, which names the file, where it is not installed."""
     try:
         import h5py
     except ImportError:
