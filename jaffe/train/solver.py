@@ -185,6 +185,7 @@ class Solver:
                 self.ended = "interrupted"
             if self.snapshots and self.proto.snapshot_after_train:
                 self._save()
+            self._flush()
             if self.tests and self._iteration % self.proto.test_interval == 0 and not self.ended:
                 self._test_and_judge()
             self._flush()
