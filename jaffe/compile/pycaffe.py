@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,7 @@ class Blob:
     @property
     def count(self) -> int:
         """Number of values."""
-        return self._data.size
+        return math.prod(self.shape)
 
     @property
     def num(self) -> int:
@@ -63,16 +64,22 @@ class Blob:
 
     def reshape(self, *dims: int) -> None:
         """Give it another shape; the values are zero then, unless the shape is the one that it has."""
-        shape = tuple(operator.index(dim) for dim in dims)
-        if any(dim < 1 for dim in shape):
-            raise ValueError(f"sizes are positive; received {shape}")
+        shape = as_shape(dims)
         if shape != self.shape:
             self._set(np.zeros(shape, self._data.dtype))
 
     def _legacy(self, axis: int) -> int:
-        if self._data.ndim > 4:
+        if len(self.shape) > 4:
             raise ValueError(f"num, channels, height and width are of blobs of at most 4 axes; this has {self.shape}")
-        return self.shape[axis] if axis < self._data.ndim else 1
+        return self.shape[axis] if axis < len(self.shape) else 1
+
+
+def as_shape(dims: Sequence[Any]) -> Shape:
+    """The sizes of ``Blob.reshape(*dims)``. Raises ValueError when one is not positive, TypeError when it is none."""
+    shape = tuple(operator.index(dim) for dim in dims)
+    if any(dim < 1 for dim in shape):
+        raise ValueError(f"sizes are positive; received {shape}")
+    return shape
 
 
 class Blobs(list[Blob]):

@@ -1,0 +1,1 @@
+"""Caffe's messages: ``from jaffe.pycaffe.proto import caffe_pb2``."""
