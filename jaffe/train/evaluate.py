@@ -95,9 +95,7 @@ class Evaluation:
                 poll()
             outputs, carry = self._step(variables, carry, self.feed.resident, batch, key)
             self._add(totals, outputs, weight)
-            pending.append(outputs)
-            if len(pending) > IN_FLIGHT:
-                jax.block_until_ready(pending.popleft())
+            _bound(pending, outputs)
         return totals
 
     def summarise(self, totals: dict[str, jax.Array]) -> dict[str, float | list[float]]:
@@ -138,6 +136,7 @@ class Evaluation:
         totals: dict[str, jax.Array] = {}
         carry, counts, on_device = self.net.fresh_carry(), fresh_counts(classes, ks), 0
         sums = {name: np.zeros(np.shape(value), np.int64) for name, value in counts.items()}
+        pending: deque[Any] = deque()
         for batch, key, weight in self._batches():
             if on_device + positions > MOST_COUNTED:
                 sums = {name: sums[name] + np.asarray(counts[name]) for name in sums}
@@ -145,6 +144,7 @@ class Evaluation:
             outputs, carry, counts = step(counts, variables, carry, self.feed.resident, batch, key)
             on_device += positions
             self._add(totals, outputs, weight)
+            _bound(pending, outputs)
         sums = {name: sums[name] + np.asarray(counts[name]) for name in sums}
         return ClassReport(
             scores=head.scores, labels=head.labels, layer=head.layer, confusion=sums["confusion"],
@@ -203,6 +203,13 @@ class Evaluation:
                 "give a number of batches (--iterations)"
             ) from error
         return frozenset(name for name, (one, other) in pairs.items() if one != other)
+
+
+def _bound(pending: deque[Any], outputs: Any) -> None:
+    """Note a batch that is under way, and wait for an earlier one if there are too many."""
+    pending.append(outputs)
+    if len(pending) > IN_FLIGHT:
+        jax.block_until_ready(pending.popleft())
 
 
 def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> dict[str, Any]:

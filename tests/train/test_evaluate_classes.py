@@ -104,7 +104,7 @@ IMAGES = NET.replace('type: "MemoryData"', 'type: "Input"').replace(
 def test_report_of_a_whole_data_set_of_images(most, monkeypatch):
     """``most``: counts that the device holds before the host adds them up, here after every second batch."""
     monkeypatch.setattr(evaluate, "MOST_COUNTED", most)
-    data = pixels(11)
+    data = pixels(23)
     one = evaluation(IMAGES, data)
     variables = one.net.init(KEY)
     report = one.class_report(variables, top_k=[1, 2])
