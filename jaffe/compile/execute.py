@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaffe.compile.layer import Context, Layer, Shape
+from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader, read_state
 from jaffe.netdef.graph import Node
 
@@ -31,7 +32,7 @@ def execute(
     anew: bool = False,
     taps: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> tuple[Values, State]:
-    """Every value of the net, and the new state. Pure.
+    """Every value of the net, and the new state. Pure. Values are of the net's dtype, or of its precision.
 
     Args:
         program: the layers to run, in order: all, or those of a part.
@@ -40,7 +41,7 @@ def execute(
         taps: added to the values of these names where they are written; the gradient of a tap of zeros is that of its
             value.
     """
-    env = {name: value + taps[name] if name in taps else value for name, value in env.items()}
+    env = {name: _tapped(name, value, taps) for name, value in env.items()}
     state = read_state(variables)
     weights = WeightReader(net, variables, anew)
     for node, layer in program:
@@ -54,16 +55,19 @@ def execute(
             ]
         context = Context(node, None if rng is None else fold(rng, node.name), net.dtype)
         with jax.named_scope(node.name.replace("/", ".")):
-            tops, new = layer.apply_with_state(weights(node, layer, bottoms, state), bottoms, context)
+            tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:
             _check_returned(layer, [x.shape for x in bottoms], tops, new)
         owners = {stored.weight.name: stored.owner for stored in net.inferred.stored[node.name]}
         for name, value in new.items():
             owner, key = owners.get(name, (node.name, name))
             state.setdefault(owner, {})[key] = value
-        env.update((name, top + taps[name] if name in taps else top)
-                   for name, top in zip(node.tops, tops, strict=True))
+        env.update((name, _tapped(name, top, taps)) for name, top in zip(node.tops, tops, strict=True))
     return env, state
+
+
+def _tapped(name: str, value: jax.Array, taps: Mapping[str, jax.Array]) -> jax.Array:
+    return value + taps[name].astype(value.dtype) if name in taps else value
 
 
 def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array], new: Mapping[str, Any]) -> None:

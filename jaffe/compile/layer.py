@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaffe.netdef.schema import SETTINGS_FIELDS, settings_fields
 
 Array = jax.Array
 Shape = tuple[int, ...]
+Arithmetic = Literal["products", "elementwise", "sums", "full"]
 MOST_VALUES = 2**31 - 1  # Caffe's limit on one blob
 BIASES = ("bias", "shift", "output_bias")  # names of weights that are added
 
@@ -76,7 +77,15 @@ class Layer:
         bottoms, tops: least and most number of blobs (``None``: no limit).
         constant_bottoms, constant_tops: by index, those that get no gradient (labels, indices, masks) and those that
             have none (places of maxima).
-        products: nearly all its operations are those of matrix products of bottoms and weights.
+        arithmetic: how it works in a net of ``precision="bfloat16"``. Weights are float32 for all.
+            ``"products"``: matrix products, of which nearly all its operations are. Bottoms and tops are bfloat16; the
+            layer brings the weights that multiply to the bottoms' dtype, and leaves those that are added.
+            ``"elementwise"``: moves or combines values, gradients likewise, a few at a time. Bottoms of the widest
+            dtype among them.
+            ``"sums"``: values or gradients add up many, or magnify rounding. Bottoms are float32; tops become what
+            the widest bottom was.
+            ``"full"``: losses, metrics, indices, and what a user's layer may be. Bottoms and tops are float32.
+            Bottoms without a gradient keep their dtype in the first two; tops without one keep theirs.
         source: its tops are fed from outside: they are inputs of the net.
         infinite: its settings may be infinite.
         attributes: names and defaults of the settings of a user's own layer (``attribute { ... }``).
@@ -89,7 +98,7 @@ class Layer:
     tops: ClassVar[tuple[int, int | None]] = (1, 1)
     constant_bottoms: ClassVar[tuple[int, ...]] = ()
     constant_tops: ClassVar[tuple[int, ...]] = ()
-    products: ClassVar[bool] = False
+    arithmetic: Arithmetic = "full"
     source: ClassVar[bool] = False
     infinite: ClassVar[bool] = False
     attributes: ClassVar[Mapping[str, Any]] = {}
@@ -140,14 +149,14 @@ class Layer:
         """Operations of the gradients of the weights named in ``learned``, and of those of the bottoms ``wanted``.
 
         The forward pass's, without adding biases, for all bottoms that can have a gradient, shared out evenly; as many
-        for the weights of a layer with ``products``; two an output element for another weight, one for a bias.
+        for the weights of a layer of products; two an output element for another weight, one for a bias.
         """
         outputs = sum(math.prod(top) for top in tops)
         biases = sum(weight.name in BIASES for weight in self.weights(bottoms))
         forward = max(self.flops(bottoms, tops) - biases * outputs, 0)
         summed = sum(name in BIASES for name in learned)
         multiplied = len(learned) - summed
-        weights = min(multiplied, 1) * forward if self.products else 2 * multiplied * outputs
+        weights = min(multiplied, 1) * forward if self.arithmetic == "products" else 2 * multiplied * outputs
         able = sum(self.differentiable()[0])
         return weights + summed * outputs, forward * sum(wanted) // max(able, 1)
 

@@ -19,6 +19,7 @@ from jaffe.compile.infer import Inferred, Stored, infer
 from jaffe.compile.layer import Layer, Shape, make_layer
 from jaffe.compile.layers.python import trust
 from jaffe.compile.passes import PIPELINE, PassContext, run
+from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
 from jaffe.compile.summary import Summary, summarise
 from jaffe.netdef.errors import JaffeError, suggest
@@ -48,6 +49,7 @@ def compile_net(
     stages: Sequence[str] = (),
     level: int | None = None,
     dtype: Any = jnp.float32,
+    precision: str = "float32",
     python_modules: Sequence[str] = (),
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
@@ -60,6 +62,11 @@ def compile_net(
         stages, level: what ``include`` and ``exclude`` rules are held against, with the net's own ``state``:
             stages add up, a level replaces.
         dtype: of weights and blobs: float32, or float64 where JAX has it enabled.
+        precision: ``"bfloat16"`` or ``"bf16"`` computes matrix products, and what lies between them, in bfloat16, each
+            value rounded by up to 0.4 %. Weights, their gradients, state, inputs, losses, metrics and the blobs that
+            come out stay float32, and so do sums inside layers (``Layer.arithmetic`` says how each type works).
+            Variables fit a net of either precision. Test in float32 what was trained in bfloat16 where accuracy is
+            to be exact: rounded scores may tie, which Accuracy counts as wrong.
         python_modules: names of the modules whose code the net's Python layers may run; others are refused
             before anything is imported.
 
@@ -75,7 +82,8 @@ def compile_net(
         raise JaffeError(f"stages is a list of names; received {stages!r}")
     graph = resolve(source, NetState(phase, own.level if level is None else level, (*own.stage, *stages)))
     graph = trust(graph, python_modules)
-    return CompiledNet(graph, infer(graph, inputs, batch), _dtype(dtype))
+    dtype = _dtype(dtype)
+    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype))
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -102,13 +110,15 @@ class CompiledNet:
         graph: the resolved net.
         inputs: shape and dtype of each input, in the order of the net.
         outputs: names of the blobs that ``apply`` returns, in alphabetical order as Caffe has them.
-        dtype: of weights and blobs.
+        dtype: of weights, and of the blobs that go in and come out.
+        precision: dtype of matrix products and of what lies between them: ``dtype``, or bfloat16.
     """
 
-    def __init__(self, graph: Graph, inferred: Inferred, dtype: np.dtype):
+    def __init__(self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None):
         self.graph = graph
         self.inferred = inferred
         self.dtype = dtype
+        self.precision = dtype if precision is None else precision
         self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
         self.outputs = graph.outputs
         self._programs: dict[frozenset[str], tuple[tuple[Node, Layer], ...]] = {}
@@ -323,9 +333,10 @@ class CompiledNet:
         """The forward pass as an ONNX model (opset 18), written to ``path`` if given. Needs the ``onnx`` package.
 
         Inputs and outputs are named as the blobs; one that an in-place layer writes over an input of the same name
-        is called ``name#1``. Needs a net of phase TEST. Carried state starts from zero in every call. What a
-        runtime makes of a NaN that is max pooled is its own; onnxruntime has no convolution, average pooling and
-        resizing of float64, and so runs few nets of that dtype.
+        is called ``name#1``. Needs a net of phase TEST. Carried state starts from zero in every call. The model
+        computes in the net's dtype, whatever its ``precision``. What a runtime makes of a NaN that is max pooled is
+        its own; onnxruntime has no convolution, average pooling and resizing of float64, and so runs few nets of that
+        dtype.
 
         Args:
             outputs, batch: as for ``export``; the batch is the symbolic size ``N``.
@@ -361,8 +372,9 @@ class CompiledNet:
         self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None, keep: frozenset[str],
         *, anew: bool = False,
     ) -> tuple[dict[str, jax.Array], State]:
-        """Every value of the net, and the new state. ``anew``: carried state is zero, whatever the variables have."""
+        """The values ``keep``, and the new state. ``anew``: carried state is zero, whatever the variables have."""
         env = read_inputs(self, inputs)
         if keep not in self._programs:
             self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
-        return execute(self, self._programs[keep], variables, env, rng, anew=anew)
+        env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew)
+        return {name: env[name].astype(self.dtype) for name in keep}, state

@@ -57,7 +57,8 @@ def trace(
     program = [(node, make_layer(node)) for node in net.graph.nodes]
 
     def run(params: Any, taps: Any) -> Any:
-        values, state = execute(net, program, {**variables, "params": params}, env, rng, taps=taps)
+        found, state = execute(net, program, {**variables, "params": params}, env, rng, taps=taps)
+        values = {name: value.astype(net.dtype) for name, value in found.items()}
         loss = sum((weight * values[top].sum() for top, weight in net.loss_tops.items()), jnp.zeros((), net.dtype))
         loss += sum((jnp.sum(values[name] * cotangent) for name, cotangent in cotangents.items()), jnp.zeros(()))
         return loss, (values, state)

@@ -53,6 +53,7 @@ class Axpy(Layer):
     """
 
     bottoms = (3, 3)
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         a, x, y = bottoms

@@ -27,6 +27,8 @@ class BatchNorm(Layer):
     Source: Ioffe and Szegedy 2015; Caffe 1.0, ``batch_norm_layer.cpp``. Caffe fails on one-axis input.
     """
 
+    arithmetic = "sums"
+
     @property
     def uses_state(self) -> bool:
         """Whether the stored statistics are used, rather than the batch's."""
@@ -97,6 +99,8 @@ class BN(Layer):
     Scale starts at 1 unless its filler says other (the fork: at 0). The second and third top are not supported.
     Source: ``bn_layer.cpp`` of github.com/alexgkendall/caffe-segnet.
     """
+
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) < 2:

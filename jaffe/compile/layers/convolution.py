@@ -31,7 +31,7 @@ class Convolution(Windowed):
 
     bottoms = (1, None)
     tops = (1, None)
-    products = True
+    arithmetic = "products"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         node = self.node
@@ -75,7 +75,8 @@ class Convolution(Windowed):
         axis = self.axis(self.p.axis, x.ndim)
         spatial = x.ndim - axis - 1
         batch, geometry = x.shape[:axis], self.geometry(spatial, self._group(x.shape[axis]))
-        y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weights["weight"], geometry)
+        weight = weights["weight"].astype(x.dtype)
+        y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weight, geometry)
         if self.p.bias_term:
             y = y + weights["bias"].reshape(-1, *[1] * spatial)
         return y.reshape(*batch, *y.shape[1:]) if axis != 1 else y

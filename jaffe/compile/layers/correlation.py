@@ -26,6 +26,7 @@ class Correlation(Layer):
     """
 
     bottoms = (2, 2)
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         p, error = self.p, self.node.error

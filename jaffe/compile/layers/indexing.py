@@ -89,6 +89,7 @@ class BatchReindex(Layer):
 
     bottoms = (2, 2)
     constant_bottoms = (1,)
+    arithmetic = "elementwise"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x, index = bottoms
@@ -117,6 +118,7 @@ class Filter(Layer):
 
     bottoms = (2, None)
     tops = (1, None)
+    arithmetic = "elementwise"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         *items, selector = bottoms

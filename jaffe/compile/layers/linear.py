@@ -20,7 +20,7 @@ class InnerProduct(Layer):
     Source: Caffe 1.0, ``inner_product_layer.cpp``.
     """
 
-    products = True
+    arithmetic = "products"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not self.p.num_output:
@@ -36,7 +36,8 @@ class InnerProduct(Layer):
         return weights
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        x, w = bottoms[0], weights["weight"]
+        x = bottoms[0]
+        w = weights["weight"].astype(x.dtype)
         axis = self.axis(self.p.axis, x.ndim)
         x = x.reshape(*x.shape[:axis], w.shape[0 if self.p.transpose else 1])
         y = x @ (w if self.p.transpose else w.T)
@@ -51,6 +52,7 @@ class _Broadcast(Layer):
     """A learned blob, or the second bottom, meets the first from ``axis`` on."""
 
     bottoms = (1, 2)
+    arithmetic = "sums"
     operand: ClassVar[str]
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -15,13 +15,23 @@ from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
 from jaffe.compile.layers.arithmetic import absolute
 
 
+class _Elementwise(Layer):
+    arithmetic = "elementwise"
+
+
+class _Sums(Layer):
+    """The gradient of a slope adds up many values, and rounding before a power or an exponential grows in it."""
+
+    arithmetic = "sums"
+
+
 def _relu(x: Array, slope: float, capped: bool) -> Array:
     y = jax.nn.relu(x) if slope == 0 else jnp.where(x > 0, x, slope * x)
     return jnp.where(y >= 6, 6, y) if capped else y
 
 
 @built_in("ReLU")
-class ReLU(Layer):
+class ReLU(_Elementwise):
     """``y = x`` where x > 0, else ``negative_slope * x``; the gradient at 0 is negative_slope.
 
     With ``relu6: true`` no more than 6, as ReLU6. Source: Caffe 1.0, ``relu_layer.cpp``.
@@ -32,7 +42,7 @@ class ReLU(Layer):
 
 
 @built_in("ReLU6")
-class ReLU6(Layer):
+class ReLU6(_Elementwise):
     """``y = min(max(x, 0), 6)``; the gradient is 1 where 0 < x < 6, else 0.
 
     Source: Krizhevsky 2010, Convolutional Deep Belief Networks on CIFAR-10; forks of Caffe.
@@ -43,7 +53,7 @@ class ReLU6(Layer):
 
 
 @built_in("CReLU")
-class CReLU(Layer):
+class CReLU(_Elementwise):
     """``[relu(x), relu(-x)]``, one after the other along ``axis``.
 
     Shapes: (N, C, ...) -> (N, 2 C, ...) for axis 1. Source: Shang et al. 2016; forks of Caffe.
@@ -60,7 +70,7 @@ class CReLU(Layer):
 
 
 @built_in("PReLU")
-class PReLU(Layer):
+class PReLU(_Sums):
     """``y = x`` where x > 0, else ``a x`` with a learned slope a for each channel (axis 1), or one for all.
 
     Shapes: (N, C, ...), unchanged. Weights: slope (C), or () with ``channel_shared``; starts at 0.25.
@@ -83,7 +93,7 @@ class PReLU(Layer):
 
 
 @built_in("ELU")
-class ELU(Layer):
+class ELU(_Elementwise):
     """``y = x`` where x > 0, else ``alpha (exp(x) - 1)``, with gradient ``y + alpha``, at 0 too.
 
     Source: Clevert et al. 2016; Caffe 1.0, ``elu_layer.cpp``.
@@ -96,7 +106,7 @@ class ELU(Layer):
 
 
 @built_in("BNLL")
-class BNLL(Layer):
+class BNLL(_Elementwise):
     """``y = log(1 + exp(x))``, without overflow. Source: Nair and Hinton 2010; Caffe 1.0, ``bnll_layer.cpp``."""
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -104,7 +114,7 @@ class BNLL(Layer):
 
 
 @built_in("Swish")
-class Swish(Layer):
+class Swish(_Elementwise):
     """``y = x / (1 + exp(-beta x))``. Source: Ramachandran et al. 2017; Caffe 1.0, ``swish_layer.cpp``."""
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -112,7 +122,7 @@ class Swish(Layer):
 
 
 @built_in("Maxout")
-class Maxout(Layer):
+class Maxout(_Elementwise):
     """``y[c] = max over j < pieces of x[c + j C / pieces]``, c and C on ``axis``; the first of a tie has the gradient.
 
     Shapes: (N, C, ...) -> (N, C / pieces, ...) for axis 1. Two pieces are the Max-Feature-Map of Light CNN.
@@ -138,7 +148,7 @@ class Maxout(Layer):
 
 
 @built_in("Sigmoid")
-class Sigmoid(Layer):
+class Sigmoid(_Elementwise):
     """``y = 1 / (1 + exp(-x))``. Source: Caffe 1.0, ``sigmoid_layer.cpp``."""
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -146,7 +156,7 @@ class Sigmoid(Layer):
 
 
 @built_in("TanH")
-class TanH(Layer):
+class TanH(_Elementwise):
     """``y = tanh(x)``. Source: Caffe 1.0, ``tanh_layer.cpp``."""
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -154,7 +164,7 @@ class TanH(Layer):
 
 
 @built_in("Power")
-class Power(Layer):
+class Power(_Sums):
     """``y = (shift + scale x)^power``; a constant, without gradient, when power or scale is 0.
 
     Source: Caffe 1.0, ``power_layer.cpp``. The gradient at base 0 is the limit, where Caffe's is NaN.
@@ -175,7 +185,7 @@ class Power(Layer):
 
 
 @built_in("Exp")
-class Exp(Layer):
+class Exp(_Sums):
     """``y = base^(shift + scale x)``; base -1, the default, is e. Source: Caffe 1.0, ``exp_layer.cpp``."""
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -189,7 +199,7 @@ class Exp(Layer):
 
 
 @built_in("Log")
-class Log(Layer):
+class Log(_Sums):
     """``y = log(shift + scale x)`` to ``base``; base -1, the default, is e. Below 0 it is NaN, at 0 -inf.
 
     Source: Caffe 1.0, ``log_layer.cpp``.
@@ -206,7 +216,7 @@ class Log(Layer):
 
 
 @built_in("AbsVal")
-class AbsVal(Layer):
+class AbsVal(_Elementwise):
     """``y = |x|``, with gradient sign(x), which is 0 at 0. Source: Caffe 1.0, ``absval_layer.cpp``."""
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
@@ -214,7 +224,7 @@ class AbsVal(Layer):
 
 
 @built_in("Threshold")
-class Threshold(Layer):
+class Threshold(_Elementwise):
     """``y = 1`` where x > ``threshold``, else 0; without gradient. Source: Caffe 1.0, ``threshold_layer.cpp``."""
 
     constant_bottoms = (0,)
@@ -225,7 +235,7 @@ class Threshold(Layer):
 
 
 @built_in("Clip")
-class Clip(Layer):
+class Clip(_Elementwise):
     """``y = max(min, min(x, max))``; the gradient is 1 where min <= x <= max, else 0.
 
     Source: Caffe 1.0, ``clip_layer.cpp``.
@@ -247,7 +257,7 @@ class Clip(Layer):
 
 
 @built_in("Dropout")
-class Dropout(Layer):
+class Dropout(_Elementwise):
     """In phase TRAIN each element is kept with probability 1 - ratio and multiplied by 1 / (1 - ratio), else 0.
 
     In phase TEST the identity. Source: Srivastava et al. 2014; Caffe 1.0, ``dropout_layer.cpp``.

@@ -26,6 +26,8 @@ class LRN(Layer):
     Source: Krizhevsky et al. 2012; Caffe 1.0, ``lrn_layer.cpp``.
     """
 
+    arithmetic = "sums"
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:
             raise self.node.error(f"expected a blob of 4 axes (N, C, H, W); found {bottoms[0]}")
@@ -62,6 +64,8 @@ class MVN(Layer):
     Source: Caffe 1.0, ``mvn_layer.cpp``. Its gradient leaves out eps, a share of ``eps / std``; this one does not.
     """
 
+    arithmetic = "sums"
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) < 2:
             raise self.node.error(f"expected a blob of at least 2 axes (N, C, ...); found {bottoms[0]}")
@@ -91,6 +95,8 @@ class Normalize(Layer):
     Weights: scale, () if ``channel_shared`` (the default), else (C); it starts at 1 unless ``scale_filler`` says other.
     Source: Liu et al. 2016 (SSD); its Caffe, ``normalize_layer.cpp``.
     """
+
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) < 2:

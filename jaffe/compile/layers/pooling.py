@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.layer import Arithmetic, Array, Context, Layer, Shape, built_in
 from jaffe.compile.layers.windows import shown, side_pads
 from jaffe.compile.lowering import PoolGeometry, average_pool, max_places, max_pool, stochastic_pool
+from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import PoolingParameter
 
 
@@ -38,6 +39,10 @@ class Pooling(Layer):
 
     tops = (1, 2)
     constant_tops = (1,)
+
+    def __init__(self, node: Node):
+        super().__init__(node)
+        self.arithmetic = _arithmetic(self.p.pool)
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape = bottoms[0]
@@ -148,6 +153,10 @@ class SPP(Layer):
     not go into 4 bins. ``engine`` is ignored.
     """
 
+    def __init__(self, node: Node):
+        super().__init__(node)
+        self.arithmetic = _arithmetic(self.p.pool)
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         shape = bottoms[0]
         if len(shape) != 4:
@@ -188,6 +197,10 @@ class SPP(Layer):
             pads = ((k * 2**level - size + 1) // 2 for k, size in zip(kernel, shape[2:], strict=True))
             geometries.append(PoolGeometry(kernel, kernel, tuple((pad, pad) for pad in pads)))
         return geometries
+
+
+def _arithmetic(method: int) -> Arithmetic:
+    return "elementwise" if method == PoolingParameter.MAX else "sums"
 
 
 def _pool(x: Array, geometry: PoolGeometry, method: int, key: Array | None) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class Recurrent(Layer):
 
     hidden: ClassVar[tuple[str, ...]] = ()
     gates: ClassVar[int] = 1
+    arithmetic = "products"
 
     @property
     def exposed(self) -> int:
@@ -92,28 +93,30 @@ class Recurrent(Layer):
         x, cont = bottoms[0], lax.stop_gradient(bottoms[1])[..., None]
         first = bottoms[len(bottoms) - self.exposed :] if self.exposed else [weights[name] for name in self.hidden]
         # The products of all steps at once; only the hidden state's has to wait for the step before.
-        products = x.reshape(*x.shape[:2], -1) @ weights["input_weight"].T + weights["bias"]
+        products = _product(x.reshape(*x.shape[:2], -1), weights["input_weight"].T, x.dtype) + weights["bias"]
         if self.has_static(bottoms):
             static = bottoms[2]
-            products = products + static.reshape(static.shape[0], -1) @ weights["static_weight"].T
+            products = products + _product(static.reshape(static.shape[0], -1), weights["static_weight"].T, x.dtype)
         recurrent = weights["hidden_weight"].T
 
         def body(hidden: Hidden, inputs: tuple[Array, Array]) -> tuple[Hidden, Array]:
             product, going_on = inputs
             kept = (going_on * hidden[0], *hidden[1:])
-            hidden = self.step(kept, product + kept[0] @ recurrent, going_on)
+            # Rounded in here, so that what is carried, and the weight's gradient, add up over the steps unrounded.
+            hidden = self.step(kept, product + _product(kept[0], recurrent, x.dtype), going_on)
             return hidden, hidden[0]
 
         keep = (lambda value: value) if self.p.hidden_gradient else lax.stop_gradient
-        last, steps = lax.scan(body, tuple(keep(value)[0] for value in first), (products, cont))
+        start = tuple(keep(value)[0].astype(products.dtype) for value in first)
+        last, steps = lax.scan(body, start, (products, cont))
         after = [keep(value)[None] for value in last]
-        output = self.output(weights, steps)
+        output = self.output(weights, steps, x.dtype)
         if self.exposed:
             return [output, *after], {}
         return [output], {name: lax.stop_gradient(value) for name, value in zip(self.hidden, after, strict=True)}
 
-    def output(self, weights: Mapping[str, Array], steps: Array) -> Array:
-        """The first top, of h at every step (T, N, H)."""
+    def output(self, weights: Mapping[str, Array], steps: Array, dtype: Any) -> Array:
+        """The first top, of h at every step (T, N, H); products in this dtype."""
         return steps
 
     def differentiable(self) -> tuple[list[bool], list[bool]]:
@@ -152,6 +155,10 @@ class Recurrent(Layer):
     def step_flops(self) -> int:
         """Operations of ``step`` and ``output`` for one step and one item."""
         raise NotImplementedError
+
+
+def _product(x: Array, weight: Array, dtype: Any) -> Array:
+    return x.astype(dtype) @ weight.astype(dtype)
 
 
 def _lstm_unit(c: Array, gates: Array, cont: Array) -> tuple[Array, Array]:
@@ -216,8 +223,8 @@ class RNN(Recurrent):
     def step(self, hidden: Hidden, product: Array, cont: Array) -> Hidden:
         return (jnp.tanh(product),)
 
-    def output(self, weights: Mapping[str, Array], steps: Array) -> Array:
-        return jnp.tanh(steps @ weights["output_weight"].T + weights["output_bias"])
+    def output(self, weights: Mapping[str, Array], steps: Array, dtype: Any) -> Array:
+        return jnp.tanh(_product(steps, weights["output_weight"].T, dtype) + weights["output_bias"])
 
     def step_flops(self) -> int:
         return self.p.num_output * (1 + 2 * self.p.num_output + 2)
@@ -234,6 +241,7 @@ class LSTMUnit(Layer):
     bottoms = (3, 3)
     tops = (2, 2)
     constant_bottoms = (2,)
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         c, gates, cont = bottoms

@@ -18,6 +18,7 @@ class _Regions(Layer):
 
     bottoms = (2, 2)
     constant_bottoms = (1,)
+    arithmetic = "sums"
 
     def check(self, bottoms: Sequence[Shape]) -> None:
         """Refuse blobs that are not a map and regions, and a scale that is not positive."""

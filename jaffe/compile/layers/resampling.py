@@ -24,6 +24,7 @@ class Interp(Layer):
 
     bottoms = (1, 2)
     constant_bottoms = (1,)
+    arithmetic = "sums"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if any(len(shape) != 4 for shape in bottoms):
@@ -94,6 +95,7 @@ class Upsample(Layer):
 
     bottoms = (1, 2)
     constant_bottoms = (1,)
+    arithmetic = "elementwise"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x, error = bottoms[0], self.node.error

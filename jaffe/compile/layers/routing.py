@@ -15,6 +15,8 @@ from jaffe.netdef.jaffe_pb2 import EltwiseParameter
 class Routing(Layer):
     """No arithmetic."""
 
+    arithmetic = "elementwise"
+
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 0
 
@@ -206,6 +208,7 @@ class Eltwise(Layer):
     """
 
     bottoms = (2, None)
+    arithmetic = "elementwise"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if any(shape != bottoms[0] for shape in bottoms):

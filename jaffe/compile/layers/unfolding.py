@@ -46,6 +46,8 @@ class Im2col(Unfolding):
     other settings, ``num_output``, ``group``, ``bias_term`` and the fillers, are ignored, as in Caffe.
     """
 
+    arithmetic = "elementwise"
+
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.p.axis, len(bottoms[0]))
         channels, spatial = bottoms[0][axis], bottoms[0][axis + 1 :]
@@ -74,7 +76,7 @@ class LocallyConnected(Unfolding):
     1271); the settings are ``convolution_param``'s here. ``axis`` and ``group`` have no meaning and are refused.
     """
 
-    products = True
+    arithmetic = "products"
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not self.p.num_output:
@@ -97,7 +99,8 @@ class LocallyConnected(Unfolding):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         columns = self.columns(bottoms[0])
         n, cells, *out = columns.shape
-        y = jnp.einsum("nkp,okp->nop", columns.reshape(n, cells, -1), weights["weight"][:, 0])
+        weight = weights["weight"][:, 0].astype(columns.dtype)
+        y = jnp.einsum("nkp,okp->nop", columns.reshape(n, cells, -1), weight)
         if self.p.bias_term:
             y = y + weights["bias"][0]
         return [y.reshape(n, -1, *out)]

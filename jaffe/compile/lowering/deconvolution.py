@@ -79,6 +79,8 @@ def by_phase(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Arr
     """
     n, channels, *spatial = x.shape
     kernel, stride = weight.shape[2:], geometry.stride
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of many products lose digits in bfloat16
+    x, weight = x.astype(wide), weight.astype(wide)
     taps = [math.ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
     filled = jnp.pad(weight[:, 0], [(0, 0), *((0, t * s - k) for t, s, k in zip(taps, stride, kernel, strict=True))])
     phases = filled.reshape(channels, *(size for pair in zip(taps, stride, strict=True) for size in pair))

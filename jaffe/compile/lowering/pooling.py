@@ -74,7 +74,7 @@ def average_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 
 
 def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
-    """Where each window's largest value stands in its channel, counted row by row (``h * W + w``), as floats.
+    """Where each window's largest value stands in its channel, counted row by row (``h * W + w``), as float32 or wider.
 
     x: (N, C, spatial...). The first of equal ones; -1 where there is none; the first NaN where there is one. Has no
     gradient.
@@ -91,7 +91,7 @@ def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 
     start = (np.array(-np.inf, x.dtype)[()], np.int32(-1))
     _, found = lax.reduce_window((x, places), start, larger, *_window(x, geometry))
-    return found.astype(x.dtype)
+    return found.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def windows(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
