@@ -368,3 +368,13 @@ def test_going_on_elsewhere_leaves_the_files_of_other_runs(tmp_path):
     job.run(tmp_path / "one" / "run_snapshots")
     assert (tmp_path / "other" / "run_metrics.1.jsonl").read_text() == before
     assert job.snapshots.iterations() == [6]
+
+
+def test_bfloat16():
+    """Products in bfloat16, weights and tests in float32; the loss is that of float32 but for the rounding."""
+    whole, half = solver(), solver(precision="bf16")
+    assert half.net.precision == jax.numpy.bfloat16
+    assert half.tests[0].net.precision == np.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.state.params)} == {np.dtype(np.float32)}
+    # A few roundings of 2^-8 each, in losses of about 1.
+    np.testing.assert_allclose(half.step(4), whole.step(4), atol=0.03)
