@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaffe.compile.layer import Layer, make_layer
+from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.graph import Graph, Node
 from jaffe.pycaffe.runtime import chosen_seed, new_key, on_device
 
@@ -109,4 +110,8 @@ def _open(graph: Graph, node: Node) -> FeedSource | MemorySource:
         return MemorySource(make_layer(node))
     from jaffe.train.data import Feed  # with optax and orbax: not for nets without data
 
-    return FeedSource(Feed(graph.with_nodes([node]), None, base=node.directory, seed=chosen_seed() or 0))
+    try:
+        feed = Feed(graph.with_nodes([node]), None, base=node.directory, seed=chosen_seed() or 0)
+    except JaffeError as error:
+        raise JaffeError(f"{error} (or an Input layer in its place, whose blobs the script fills)") from error
+    return FeedSource(feed)

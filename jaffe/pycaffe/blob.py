@@ -66,6 +66,7 @@ class Buffer:
         else:
             self._host = None
         self.shape, self._device = value.shape, value
+        self._forget()
 
     def reset(self, shape: Shape) -> None:
         """Give it another shape, and its first value."""
@@ -76,7 +77,16 @@ class Buffer:
         self.set(jnp.zeros(self.shape, jnp.float32))
 
     def _first(self) -> Any:
-        return self._fill() if callable(self._fill) else np.full(self.shape, self._fill, np.float32)
+        if not callable(self._fill):
+            return np.full(self.shape, self._fill, np.float32)
+        made = self._fill()
+        self._forget()
+        return made
+
+    def _forget(self) -> None:
+        """Let go of what makes the first value: it holds those of all parameters."""
+        if callable(self._fill):
+            self._fill = 0.0
 
 
 def _alone() -> int:

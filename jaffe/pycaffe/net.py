@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import jax
@@ -16,14 +18,17 @@ import numpy as np
 
 from jaffe.compile.net import CompiledNet, compile_net
 from jaffe.compile.weights import load_weights, save_weights
-from jaffe.netdef.errors import JaffeError, SpecError, suggest
+from jaffe.netdef.atomic import replacing
+from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec, load
+from jaffe.netdef.weights.files import SUFFIXES
 from jaffe.pycaffe.batches import BatchSource, FeedSource, MemorySource, open_sources
 from jaffe.pycaffe.blob import NetBlob, ParamBlob
 from jaffe.pycaffe.machine import Machine
 from jaffe.pycaffe.names import MissingName, Named
+from jaffe.pycaffe.stacks import batches, items_of, stacked
 
 TRAIN, TEST = 0, 1
 
@@ -280,8 +285,8 @@ class Net:
         found: dict[str, list[np.ndarray]] = {name: [] for name in [*self.outputs, *(blobs or ())]}
         for batch in self._batch(kwargs):
             for name, array in self.forward(blobs, **batch).items():
-                found[name].extend(_items(name, array))
-        return _stacked(found, kwargs)
+                found[name].extend(items_of(name, array))
+        return stacked(found, kwargs)
 
     def forward_backward_all(
         self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **kwargs: Any
@@ -301,22 +306,14 @@ class Net:
                 for names in (self.inputs, self.outputs)]
         for forward, backward in zip_longest(*ways, fillvalue={}):
             for name, array in self.forward(blobs, **forward).items():
-                found[name].extend(_items(name, array))
+                found[name].extend(items_of(name, array))
             for name, array in self.backward(diffs, **backward).items():
-                gradients[name].extend(_items(name, array))
-        return _stacked(found, kwargs), _stacked(gradients, kwargs)
+                gradients[name].extend(items_of(name, array))
+        return stacked(found, kwargs), stacked(gradients, kwargs)
 
     def _batch(self, blobs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The arrays cut into batches of the net's batch size, the last filled up with zeros."""
-        arrays = {name: np.asarray(array) for name, array in blobs.items()}
-        if not arrays:
-            return
-        counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise JaffeError(f"expected arrays with as many items, 1 and more; received {counts}")
-        size = next(iter(self.blobs.values())).shape[0]
-        for at in range(0, next(iter(counts.values())), size):
-            yield {name: _filled(array[at : at + size], size) for name, array in arrays.items()}
+        return batches(blobs, next(iter(self.blobs.values())).shape[0])
 
     def reshape(self) -> None:
         """Give every blob the shape that follows from those of the inputs. ``forward`` does it by itself."""
@@ -342,14 +339,22 @@ class Net:
         self._machine.share(other._machine)
 
     def save(self, filename: Path_) -> None:
-        """Write the parameters to a ``.caffemodel``, or another file that ``jaffe.save_weights`` writes."""
-        save_weights(self._machine.net, self._machine.variables(), filename)
+        """Write the parameters in the format that the name says, as ``jaffe.save_weights``; else as ``.caffemodel``."""
+        self._save(Path(filename), ".caffemodel", SUFFIXES)
 
     def save_hdf5(self, filename: Path_) -> None:
-        """Write the parameters to a file whose name ends in ``.h5`` or ``.hdf5``."""
-        if Path(filename).suffix not in (".h5", ".hdf5"):
-            raise SpecError("expected a name that ends in .h5 or .hdf5", location=os.fspath(filename))
-        self.save(filename)
+        """Write the parameters as HDF5, whatever the name."""
+        self._save(Path(filename), ".h5", (".h5", ".hdf5"))
+
+    def _save(self, path: Path, suffix: str, suffixes: Sequence[str]) -> None:
+        variables = self._machine.variables()
+        if path.suffix in suffixes:
+            save_weights(self._machine.net, variables, path)
+            return
+        with TemporaryDirectory() as folder, replacing(path) as new:
+            named = Path(folder, "weights").with_suffix(suffix)
+            save_weights(self._machine.net, variables, named)
+            shutil.copyfile(named, new)
 
     def clear_param_diffs(self) -> None:
         """Set the diffs of all parameters to 0."""
@@ -423,23 +428,3 @@ class Net:
 def _call(callbacks: Sequence[Callable[[int], Any]], layer: int) -> None:
     for callback in callbacks:
         callback(layer)
-
-
-def _items(name: str, array: np.ndarray) -> np.ndarray:
-    """A copy of a batch. Raises JaffeError when it has no items."""
-    if not array.ndim:
-        raise JaffeError(f"blob {name!r} is a single number, not one an item, so batches of it cannot be put together; "
-                         "expected forward() for each batch")
-    return array.copy()
-
-
-def _filled(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with zeros behind it, so many items in all."""
-    missing = size - len(array)
-    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array
-
-
-def _stacked(found: Mapping[str, list[np.ndarray]], given: Mapping[str, Any]) -> Outputs:
-    """Arrays of all items, without those that filled up the last batch."""
-    count = len(next(iter(given.values()))) if given else None
-    return {name: np.asarray(items)[:count] for name, items in found.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -308,7 +310,14 @@ def test_weights_go_through_files(net, tmp_path):
     loaded = caffe.Net(str(path), caffe.TEST, weights=str(tmp_path / "w.caffemodel"))
     fresh = caffe.Net(path, caffe.TEST)
     fresh.load_hdf5(tmp_path / "w.caffemodel.h5")
-    for other in (loaded, fresh):
+    net.save(tmp_path / "without_suffix")  # pycaffe writes a .caffemodel whatever the name
+    net.save_hdf5(tmp_path / "hdf5.without")
+    assert (tmp_path / "without_suffix").read_bytes() == (tmp_path / "w.caffemodel").read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "w.caffemodel", "w.caffemodel.h5", "deploy.prototxt", "without_suffix", "hdf5.without"}
+    unnamed = caffe.Net(path, caffe.TEST)
+    unnamed.load_hdf5(tmp_path / "hdf5.without")
+    for other in (loaded, fresh, unnamed):
         np.testing.assert_array_equal(other.forward(data=images())["prob"], expected)
     with pytest.warns(DeprecationWarning, match=r"Net\(file, weights, phase\) is pycaffe's old form"):
         old = caffe.Net(str(path), str(tmp_path / "w.caffemodel"), caffe.TEST)
@@ -353,6 +362,29 @@ def test_shared_parameters_are_one_array():
     net.backward(b=np.ones((2, 3)))
     np.testing.assert_array_equal(net.params["a"][0].diff, net.params["b"][0].diff)
     np.testing.assert_array_equal(net.params["a"][0].diff, 4 * np.tile(x.sum(0), (3, 1)))  # 2 x from each layer
+
+
+def test_arrays_outlive_their_net(net):
+    net.forward(data=images())
+    blobs = [*net.blobs.values(), *(blob for blobs in net.params.values() for blob in blobs)]
+    expected = [blob.data.sum() for blob in blobs]
+    del net
+    gc.collect()
+    assert [blob.data.sum() for blob in blobs] == expected
+
+
+@pytest.mark.parametrize(("arguments", "blobs"), [
+    ({}, ["x", "none"]), ({"level": 1}, ["x", "none", "one"]), ({"stages": ["A"]}, ["x", "none", "a"]),
+    ({"stages": ["A", "B"], "level": 3}, ["x", "none", "one", "a", "ab"]),
+])
+def test_levels_and_stages(arguments, blobs):
+    rules = {"none": "", "one": "include { min_level: 1 }", "a": 'include { stage: "A" }',
+             "ab": 'include { stage: "A" stage: "B" }'}
+    layers = "".join(f'layer {{ name: "{name}" type: "Power" bottom: "x" top: "{name}" {rule} }}'
+                     for name, rule in rules.items())
+    net = caffe.Net('layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }' + layers, caffe.TEST,
+                    **arguments)
+    assert [name for name in net.blobs if "split" not in name] == blobs
 
 
 def test_seeds(branched):

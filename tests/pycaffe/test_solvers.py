@@ -168,6 +168,28 @@ def test_updates_of_the_script(tmp_path):
     np.testing.assert_allclose(weight.data, by_hand[0], rtol=1e-4, atol=1e-6)
 
 
+def test_a_recorded_run_of_caffe(shared, tmp_path):
+    """LeNet on MNIST: losses of steps, and of updates that the script makes, are those that Caffe 1.0 wrote down."""
+    recorded = shared / "goldens" / "training"
+    text = (recorded / "lenet_solver.prototxt").read_text()
+    text = "\n".join(line for line in text.splitlines() if not line.startswith(("test_", "snapshot", "net:")))
+    path = tmp_path / "solver.prototxt"
+    path.write_text(f'{text}\ntrain_net: "{recorded / "lenet_train_test.prototxt"}"\n')
+    solver = caffe.get_solver(str(path))
+    solver.net.copy_from(recorded / "lenet_init.caffemodel")
+    losses = []
+    for i in range(8):
+        if i % 2:
+            solver.net.clear_param_diffs()
+            solver.net.forward()
+            solver.net.backward()
+            solver.apply_update()
+        else:
+            solver.step(1)
+        losses.append(float(solver.net.blobs["loss"].data))
+    np.testing.assert_allclose(losses, np.load(recorded / "trace.npz")["loss"][:8], rtol=0, atol=1e-4)
+
+
 CLASSES = {"SGD": caffe.SGDSolver, "Nesterov": caffe.NesterovSolver, "AdaGrad": caffe.AdaGradSolver,
            "RMSProp": caffe.RMSPropSolver, "AdaDelta": caffe.AdaDeltaSolver, "Adam": caffe.AdamSolver}
 
