@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from jaffe.netdef import SpecError as SpecError
     from jaffe.parity import Comparison as Comparison
     from jaffe.parity import compare as compare
+    from jaffe.pycaffe import Classifier as Classifier
+    from jaffe.pycaffe import FeatureExtractor as FeatureExtractor
+    from jaffe.pycaffe import Net as Net
     from jaffe.train import Solver as Solver
 
 __version__ = "0.1.0"
@@ -38,6 +41,7 @@ _HOME = {
     ),
     "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError"),
     "parity": ("Comparison", "compare"),
+    "pycaffe": ("Classifier", "FeatureExtractor", "Net"),
     "train": ("Solver",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
@@ -46,7 +50,7 @@ __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compile", "netdef", "parity", "train", "zoo"):
+    if name in ("compile", "netdef", "parity", "pycaffe", "train", "zoo"):
         return importlib.import_module(f"jaffe.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaffe' has no attribute {name!r}")

@@ -16,12 +16,13 @@ import jaffe
 from tests.conftest import ROOT
 
 # Arrows point one way: each stage may import those before it.
-STAGES = ("netdef", "compile", "parity", "train", "zoo", "cli")
+STAGES = ("netdef", "compile", "parity", "train", "pycaffe", "zoo", "cli")
 ALLOWED = {
     "netdef": {"netdef"},
     "compile": {"netdef", "compile"},
     "parity": {"netdef", "compile", "parity"},
     "train": {"netdef", "compile", "train"},
+    "pycaffe": {"netdef", "compile", "train", "pycaffe"},
     "zoo": {"netdef", "zoo"},
     "cli": {"netdef", "compile", "parity", "train", "zoo", "cli"},
 }
@@ -53,7 +54,7 @@ def test_no_jax_where_none_is_needed(module):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["jaffe.compile", "jaffe.train"])
+@pytest.mark.parametrize("module", ["jaffe.compile", "jaffe.train", "jaffe.pycaffe"])
 def test_optional_parts_are_loaded_late(module):
     late = "{'grain', 'tensorflow_datasets', 'lmdb', 'matplotlib', 'sklearn', 'tensorboardX'}"
     code = f"import {module}, sys; assert not {late} & set(sys.modules), {late} & set(sys.modules)"
