@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A file of weights, or a snapshot of jaffe train.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="File to write: .caffemodel, .caffemodel.h5, .h5, "
-                                       ".safetensors or .npz; or iter_N, a snapshot (orbax).")],
+                                       ".safetensors or .npz; iter_N, a snapshot (orbax); or .solverstate(.h5), from "
+                                       "a snapshot, for Caffe to go on.")],
     net: Annotated[str, typer.Option(help="The net that the weights are of: prototxt, or the name of a zoo recipe. "
                                      "Needed for snapshots, in or out; with it .caffemodel holds the declaration too.",
                                      show_default=False)] = "",
@@ -34,11 +35,13 @@ def convert(
     from jaffe.netdef.weights import check_suffix
 
     target = Path(out)
-    if not is_snapshot(target):
+    if not is_snapshot(target) and not is_solver_state(target):
         check_suffix(target)
     if target.exists() and not force:
         raise JaffeError(f"{out} is there already; --force overwrites it")
-    if net:
+    if is_solver_state(target):
+        for_caffe(source, target, net, inputs, python_modules)
+    elif net:
         with_net(source, target, net, phase, inputs, python_modules)
     else:
         without_net(source, target)
@@ -49,6 +52,40 @@ def convert(
 def is_snapshot(target: Path) -> bool:
     """Whether the name is that of a snapshot: ``iter_100``, but not ``iter_100.npz``."""
     return target.name.startswith("iter_") and not target.suffix
+
+
+def is_solver_state(target: Path) -> bool:
+    """Whether the name is that of a state of Caffe's solvers."""
+    return target.name.endswith((".solverstate", ".solverstate.h5"))
+
+
+def for_caffe(source: str, target: Path, model: str, inputs: list[str], python_modules: Sequence[str]) -> None:
+    """Write a snapshot's state for Caffe, with the weights beside it."""
+    from pathlib import Path
+
+    import jax
+
+    from jaffe.compile import compile_net
+    from jaffe.netdef import JaffeError
+    from jaffe.netdef.text import read_solver
+    from jaffe.train import make_optimizer
+    from jaffe.train.caffe_state import write_caffe_state
+    from jaffe.train.snapshots import read_about, restore
+    from jaffe.train.step import begin
+
+    if not model or not Path(source).is_dir():
+        raise JaffeError(f"{target}: expected a snapshot and --net, the net that was trained")
+    about = read_about(Path(source))
+    solver = read_solver(about.get("solver", ""))
+    if about.get("type") != solver.type:
+        raise JaffeError(f"{source} is of a run with an optimizer of its own, or holds weights only; Caffe's files "
+                         "hold the state of its own solvers")
+    net = compile_net(read_model(model), phase="TRAIN", inputs=parse_shapes(inputs), python_modules=python_modules)
+    key = jax.random.key(0)
+    fresh = begin(net.init(key), make_optimizer(solver, net), key, averaged=about["ema"])
+    state, _ = restore(Path(source), fresh)
+    weights = write_caffe_state(target, net, solver, state)
+    print(f"{weights}: the weights that it names")
 
 
 def with_net(

@@ -22,7 +22,7 @@ from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.netdef.solverstate import SolverState, read_solver_state, write_solver_state
 from jaffe.netdef.weights import same_values
-from jaffe.train.step import TrainState
+from jaffe.train.step import TrainState, is_field
 
 # Where each series of Caffe's history stands in the optax state (``optimizer.UPDATES``), in Caffe's order. The numbers
 # are the same: V of SGD holds the rate and is subtracted from the weights, in both.
@@ -132,11 +132,6 @@ def _series_of(solver: SolverParameter, state: TrainState, what: str) -> tuple[s
         if not any(is_field(*one) for one in optax.tree_utils.tree_get_all_with_path(state.opt_state, field)):
             raise JaffeError(f"{what}; found an optimiser of another kind than {solver.type}, without {field!r}")
     return fields
-
-
-def is_field(path: Any, value: Any) -> bool:
-    """Whether what optax found by name is a field of its states, and not a layer that is called so."""
-    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
 
 
 def _check(path: Path, net: CompiledNet, kind: str, history: Sequence[np.ndarray]) -> None:

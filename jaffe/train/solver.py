@@ -20,7 +20,7 @@ from jaffe.netdef.errors import JaffeError, of_callbacks
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
-from jaffe.train.caffe_state import is_caffe_state, is_field, restore_caffe_state
+from jaffe.train.caffe_state import is_caffe_state, restore_caffe_state
 from jaffe.train.clock import Clock
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
@@ -33,7 +33,7 @@ from jaffe.train.report import Metrics, Reporter, make_room
 from jaffe.train.schedules import learning_rate
 from jaffe.train.signals import Signals, Stopped
 from jaffe.train.snapshots import Snapshots, read_about, restore
-from jaffe.train.step import TrainState, make_train_step
+from jaffe.train.step import TrainState, begin, make_train_step
 
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
 IN_FLIGHT = 4
@@ -407,14 +407,8 @@ class Solver:
 
     def _fresh(self, variables: dict[str, Any], iteration: int = 0) -> TrainState:
         """The state before an update, without momentum. Its arrays are its own: the step donates them."""
-        params = variables["params"]
-        opt_state = self.optimizer.init(params)
-        if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
-            opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
-        opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own
-        state = TrainState(jnp.int32(iteration), params, variables["state"], opt_state, jax.random.key(self.seed),
-                           jnp.bool_(True))
-        return replace(state, ema=self._average_of(state))
+        key = jax.random.key(self.seed)
+        return begin(variables, self.optimizer, key, iteration, averaged=self.proto.ema_decay > 0)
 
     def _average_of(self, state: TrainState) -> Any:
         """The averaged parameters of a state; where it has none, and they are wanted, they begin as the parameters."""

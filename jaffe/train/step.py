@@ -50,6 +50,30 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, "state": self.net_state}
 
 
+def begin(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, key: jax.Array, iteration: int = 0,
+    *, averaged: bool = False,
+) -> TrainState:
+    """The state before an update, without momentum. The optimiser's counts are those of the iteration.
+
+    Args:
+        key: of the whole run.
+        averaged: whether it has an average of the parameters, which begins as they are.
+    """
+    opt_state = optimizer.init(variables["params"])
+    if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
+        opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
+    opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own, to be donated
+    ema = jax.tree.map(jnp.copy, variables["params"]) if averaged else None
+    return TrainState(
+        jnp.int32(iteration), variables["params"], variables["state"], opt_state, key, jnp.bool_(True), ema)
+
+
+def is_field(path: Any, value: Any) -> bool:
+    """Whether what optax found by name is a field of its states, and not a layer that is called so."""
+    return isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+
+
 def make_train_step(
     net: CompiledNet, optimizer: optax.GradientTransformation, fetch: Fetch, iter_size: int = 1, ema_decay: float = 0.0
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:

@@ -135,17 +135,39 @@ def test_convert_a_snapshot(tmp_path: Path):
     import jax
 
     from jaffe import compile_net, zoo
-    from jaffe.train.snapshots import Snapshots
+    from jaffe.train.snapshots import save_variables
 
     net = compile_net(zoo.logreg())
     variables = net.init(jax.random.key(3))
-    Snapshots(tmp_path).save(5, {"params": variables["params"], "net_state": variables["state"]}, {})
+    save_variables(tmp_path / "iter_5", variables)
     assert jaffe("convert", "iter_5", "net.h5", cwd=tmp_path, status=1) == (
         "jaffe: iter_5 is a folder: expected --net, the net whose snapshot it is\n")
     jaffe("convert", "iter_5", "net.h5", "--net", "logreg", cwd=tmp_path)
     weight, bias = read_weights(tmp_path / "net.h5")["scores"]
     np.testing.assert_array_equal(weight, variables["params"]["scores"]["weight"])
     np.testing.assert_array_equal(bias, variables["params"]["scores"]["bias"])
+
+
+def test_convert_a_run_for_caffe(tmp_path: Path):
+    """A run goes on from the .solverstate as from the snapshot that it was made of."""
+    from jaffe import Solver, zoo
+
+    def run(**settings):
+        return Solver(zoo.recipe("logreg"), test_iter=[], **settings)
+
+    run(max_iter=5, snapshot_prefix=str(tmp_path / "run")).run()
+    snapshot = tmp_path / "run_snapshots" / "iter_5"
+    output = jaffe("convert", str(snapshot), "a.solverstate", "--net", "logreg", cwd=tmp_path)
+    assert "a.caffemodel: the weights that it names" in output
+    one, other = run(), run()
+    one.restore(snapshot)
+    other.restore(tmp_path / "a.solverstate")
+    np.testing.assert_array_equal(one.step(3), other.step(3))
+    assert jaffe("convert", str(snapshot), "b.solverstate", cwd=tmp_path, status=1) == (
+        "jaffe: b.solverstate: expected a snapshot and --net, the net that was trained\n")
+    jaffe("convert", "a.caffemodel", "iter_0", "--net", "logreg", cwd=tmp_path)
+    told = jaffe("convert", "iter_0", "b.solverstate", "--net", "logreg", cwd=tmp_path, status=1)
+    assert "or holds weights only" in told
 
 
 def test_convert_to_a_snapshot(tmp_path: Path):
