@@ -70,7 +70,11 @@ def parse_settings(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         name, equals, text = option.partition("=")
         field = SolverParameter.DESCRIPTOR.fields_by_name.get(name.strip())
-        if not equals or field is None or field.message_type is not None:
+        if not equals:
+            raise JaffeError(f"--set {option}: expected NAME=VALUE, such as base_lr=0.01")
+        if name.strip() in ("net", "weights"):
+            raise JaffeError(f"--set {option}: expected --{'model' if name.strip() == 'net' else 'weights'} for that")
+        if field is None or field.message_type is not None:
             known = [field.name for field in SolverParameter.DESCRIPTOR.fields if field.message_type is None]
             raise JaffeError(f"--set {option}: expected a solver setting, such as base_lr=0.01"
                              f"{suggest(name.strip(), known)}")

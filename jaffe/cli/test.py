@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,10 @@ def test(
 
     if bool(weights) == bool(snapshot):
         raise JaffeError("expected --weights or --snapshot, one of them")
+    if weights and Path(weights).is_dir():
+        raise JaffeError(f"--weights {weights} is a folder: expected a file; --snapshot takes snapshots")
+    if ".solverstate" in Path(snapshot).name:
+        raise JaffeError(f"--snapshot {snapshot}: the weights are in the .caffemodel beside it: expected --weights")
     batches = None if iterations == "all" else _number("--iterations", iterations)
     ks = [_number("--top-k", k) for k in top_k.split(",")] if top_k else []
     for path in output:
@@ -73,8 +78,6 @@ def prepare(
     level: int | None = None, python_modules: Sequence[str] = (),
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Compile the net, open its data and load its weights."""
-    from pathlib import Path
-
     import jax
 
     from jaffe.compile import compile_net, load_weights

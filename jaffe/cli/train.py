@@ -32,8 +32,8 @@ def train(
                                          show_default=False)] = "",
     snapshot: Annotated[str, typer.Option(help="Go on from a snapshot: iter_N, best, a folder of them, or Caffe's "
                                                ".solverstate.", show_default=False)] = "",
-    iterations: Annotated[int, typer.Option(min=0, help="Stop at this iteration, in place of max_iter.",
-                                            show_default=False)] = 0,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration, in place of max_iter.",
+                                                   show_default=False)] = None,
     output: Annotated[str, typer.Option(help="Prefix of what is written, in place of snapshot_prefix.",
                                         show_default=False)] = "",
     settings: Annotated[list[str], typer.Option(
@@ -59,8 +59,9 @@ def train(
 
 
 def run(
-    solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str, iterations: int,
-    output: str, set_options: Sequence[str], caffe_log: str, tensorboard: str, python_modules: Sequence[str],
+    solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
+    iterations: int | None, output: str, set_options: Sequence[str], caffe_log: str, tensorboard: str,
+    python_modules: Sequence[str],
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time

@@ -36,7 +36,8 @@ class WeightsReport:
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"copied {_names(self.copied)}", f"ignored {_names(self.ignored)}", f"left {_names(self.left)}"]
+        kinds = {"copied": self.copied, "ignored": self.ignored, "left": self.left}
+        lines = [f"{kind} {_names(layers)}" for kind, layers in kinds.items() if layers]
         return "\n".join([*lines, *self.problems])
 
 

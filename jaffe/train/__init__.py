@@ -1,10 +1,12 @@
 """Training: solver, update rules, data, snapshots, reports."""
 
 from jaffe.train.caffe_log import CaffeLogReporter as CaffeLogReporter
+from jaffe.train.class_report import ClassReport as ClassReport
 from jaffe.train.console import ConsoleReporter as ConsoleReporter
 from jaffe.train.data import Dataset as Dataset
 from jaffe.train.data import Feed as Feed
 from jaffe.train.data import open_dataset as open_dataset
+from jaffe.train.evaluate import Evaluation as Evaluation
 from jaffe.train.optimizer import make_optimizer as make_optimizer
 from jaffe.train.report import Reporter as Reporter
 from jaffe.train.report import Reporters as Reporters

@@ -212,19 +212,23 @@ def _bound(pending: deque[Any], outputs: Any) -> None:
         jax.block_until_ready(pending.popleft())
 
 
-def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> dict[str, Any]:
-    """Variables for ``net`` from those of another net, for every layer that both have.
-
-    Raises:
-        JaffeError: a layer's weights have other shapes in the two nets.
-    """
-    result = {group: {layer: dict(arrays) for layer, arrays in own[group].items()} for group in own}
+def check_shared(from_net: CompiledNet, net: CompiledNet) -> None:
+    """See that layers of the same name have weights of the same shapes in both nets. Raises JaffeError."""
     for layer, mine in net.stored.items():
         theirs = from_net.stored.get(layer, mine)
         shapes = [[one.weight.shape for one in stored] for stored in (theirs, mine)]
         if shapes[0] != shapes[1]:
             raise JaffeError(f"layer {layer!r} has weights of shapes {shapes[0]} in phase {from_net.phase} and "
                              f"{shapes[1]} in phase {net.phase}; expected the same")
+
+
+def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> dict[str, Any]:
+    """Variables for ``net`` from those of another net, for every layer that both have.
+
+    The shapes are those that ``check_shared`` found to fit.
+    """
+    result = {group: {layer: dict(arrays) for layer, arrays in own[group].items()} for group in own}
+    for layer, mine in net.stored.items():
         for one, other in zip(mine, from_net.stored.get(layer, ()), strict=False):
             group = "params" if one.weight.trained else "state"
             owner, name = one.owner

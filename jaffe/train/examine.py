@@ -37,16 +37,20 @@ class Examiner:
             yield self._fetch(self.feed.resident, part, data_key), net_key
 
     def why(self, state: TrainState, batch: Any) -> str:
-        """Why the loss of the iteration is not finite, or its gradient: of the first pass of which that is so."""
+        """Why the loss of the iteration, its gradient or its update is not finite: of the first pass where it is so."""
         variables = state.variables
         for inputs, key in self.passes(state, batch):
             finite, net_state = self._try(variables, inputs, key)
             if not finite:
                 return diagnose(self.net, variables, inputs, key)
             variables = {**variables, "state": net_state}
-        return "it was finite when each pass was run again by itself; try a smaller base_lr"
+        return ("loss and gradients are finite, what the solver makes of them is not; "
+                "try a larger delta, or a smaller base_lr")
 
     def debug_info(self, state: TrainState, batch: Any) -> Iterator[list[str]]:
         """Caffe's lines, for each pass."""
+        variables = state.variables
         for inputs, key in self.passes(state, batch):
-            yield debug_info(self.net, state.variables, inputs, key)
+            yield debug_info(self.net, variables, inputs, key)
+            if self.iter_size > 1:
+                variables = {**variables, "state": self._try(variables, inputs, key)[1]}

@@ -31,8 +31,8 @@ class Monitor:
 
     Args:
         output: of the first test net: ``"accuracy"``, ``"loss"``, ``"total loss"``. What a loss layer puts out, or
-            counts in the loss, is better when it is lower; anything else when it is higher. Of vectors the mean counts;
-            NaN is never better.
+            counts in the loss, is better when it is lower; anything else when it is higher; ``"-mse"`` and ``"+mse"``
+            say so themselves, lower and higher. Of vectors the mean counts; NaN is never better.
         patience: tests without a better value before the run is to end; 0: never.
 
     Raises:
@@ -40,6 +40,8 @@ class Monitor:
     """
 
     def __init__(self, output: str, patience: int, net: CompiledNet, outputs: Sequence[str]):
+        stated = {"-": -1, "+": 1}.get(output[:1]) if output not in outputs else None
+        output = output[1:] if stated else output
         if output not in outputs:
             raise JaffeError(f"monitor {output!r} is no output of the test net{suggest(output, outputs)}; "
                              f"it has {', '.join(outputs)}")
@@ -48,14 +50,13 @@ class Monitor:
         value = net.graph.blobs.get(output)
         makers = [node for node in net.graph.nodes if value in node.tops]
         is_loss = output == "total loss" or value in net.loss_tops or makers[-1].type.endswith("Loss")
-        self.sign = -1 if is_loss else 1
+        self.sign = stated or (-1 if is_loss else 1)
 
     def standing(self, rows: Sequence[Mapping[str, Any]]) -> Standing:
         """From the rows of the metrics. The earliest of equal values is the best."""
         best = Standing(None, None, 0)
-        for row in rows:
-            if row.get("test") != 0:
-                continue
+        tests = {row["iteration"]: row for row in rows if row.get("test") == 0}  # one an iteration, the last
+        for row in tests.values():
             found = row.get(self.output)
             value = np.nan if found is None else float(np.mean(np.array(found, np.float64)))
             if np.isfinite(value) and (best.value is None or self.sign * value > self.sign * best.value):

@@ -13,7 +13,7 @@ from jaffe.netdef.rules import NetState
 from jaffe.train.config import SolverConfig
 from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
-from jaffe.train.evaluate import Evaluation
+from jaffe.train.evaluate import Evaluation, check_shared
 from jaffe.train.report import Run
 
 
@@ -43,6 +43,8 @@ def build_nets(
             precision="float32" if i else proto.precision, python_modules=python_modules,
         ), feed))
     (net, feed), *tests = built
+    for test, _ in tests:
+        check_shared(net, test)
     key = jax.random.key(seed)
     return net, feed, [
         Evaluation(net, feed, iterations, key, with_loss=proto.test_compute_loss)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaffe.compile.net import CompiledNet
+from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.train.schedules import learning_rate
 
@@ -41,8 +42,21 @@ def wrap_optimizer(
     optimizer: optax.GradientTransformation, net: CompiledNet, iter_size: int
 ) -> optax.GradientTransformationExtraArgs:
     """An optax optimiser of the caller's own, in place of Caffe's: it sees the mean of the gradients over ``iter_size``
-    passes, and what it returns is multiplied by each parameter's lr_mult, so that what is frozen stays as it is."""
+    passes, and what it returns is multiplied by each parameter's lr_mult, so that what is frozen stays as it is.
+
+    Raises:
+        JaffeError: it is none, or needs more than gradients, parameters and the loss.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise JaffeError(f"optimizer is one of optax, such as optax.adam(1e-3); received {optimizer!r}")
     lr_mult, _ = multipliers(net)
+    update = optax.with_extra_args_support(optimizer).update
+    scalars = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), lr_mult)
+    try:
+        jax.eval_shape(lambda w: update(w, optimizer.init(w), w, value=jnp.float32(0)), scalars)
+    except TypeError as error:  # a line search, which would run the net itself
+        raise JaffeError(f"optimizer= gets gradients, parameters and the loss as value; this one needs more: {error}"
+                         ) from None
     return optax.chain(optax.scale(1 / iter_size), optimizer, _scale(lr_mult))
 
 

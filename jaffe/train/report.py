@@ -162,12 +162,13 @@ class Metrics:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                if self._stale:
+                if self._stale or not self.path.exists():
                     write_file(self.path, "".join(json.dumps(one) + "\n" for one in self.rows))
                 else:
                     with self.path.open("a") as file:
                         file.write(json.dumps(clean) + "\n")
             except OSError as error:
+                self._stale = True  # the row may be there in part
                 raise JaffeError(f"{self.path} cannot be written: {error.strerror}") from None
             self._stale = False
         return told
@@ -219,7 +220,7 @@ def make_room(paths: Sequence[Path], folder: Path) -> None:
 
 
 def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return path.with_name(f"{path.name}.{number}" if path.is_dir() else f"{path.stem}.{number}{path.suffix}")
 
 
 def _clean(value: Any) -> Any:

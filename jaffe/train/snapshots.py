@@ -83,6 +83,29 @@ class Snapshots:
         """Iterations that have a whole snapshot, in order."""
         return sorted(_whole(self.directory))
 
+    def put_aside(self, after: int, best: int | None) -> None:
+        """Move the snapshots after an iteration, of a course that is not followed, to ``DIRECTORY.1`` (or the next free
+        number), and let ``best`` point to the best one before.
+
+        Raises:
+            OSError: they cannot be moved.
+        """
+        self.written()
+        later = [path for iteration, path in _whole(self.directory).items() if iteration > after]
+        if not later:
+            return
+        number = 1
+        while (aside := self.directory.with_name(f"{self.directory.name}.{number}")).exists():
+            number += 1
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
+        link = self.directory / "best"
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+            if best in self.iterations():
+                self._link(self.directory / f"iter_{best}")
+
     def _write(self, path: Path, state: Any, about: dict[str, Any], best: bool) -> Path:
         def write(path: Path) -> None:
             new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")

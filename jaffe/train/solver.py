@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,17 @@ from jaffe.train.examine import Examiner
 from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe
 from jaffe.train.optimizer import make_optimizer, wrap_optimizer
-from jaffe.train.report import Metrics, Reporter, make_room
+from jaffe.train.record import Record
+from jaffe.train.report import Reporter
 from jaffe.train.schedules import learning_rate
 from jaffe.train.signals import Signals, Stopped
-from jaffe.train.snapshots import Snapshots, read_about, restore
+from jaffe.train.snapshots import read_about, restore
 from jaffe.train.step import TrainState, begin, make_train_step
 
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
 IN_FLIGHT = 4
 MOST_NUMBERS = 1000  # of one output in a row of metrics
+ROW_KEYS = ("iteration", "test", "elapsed")
 
 
 class Solver:
@@ -57,8 +60,8 @@ class Solver:
         net: the net, for training and testing, in place of those that the solver names.
         data: what feeds the nets, in place of their data layers' own files: see ``open_dataset``. A dict with the
             keys ``"train"`` and ``"test"`` gives each phase its own.
-        weights: files to start from, separated by commas, by layer name; ``""`` for none, whatever the solver file
-            says. ``loaded`` tells what was copied.
+        weights: files to start from, by layer name: one, several separated by commas, or a list; ``""`` for none,
+            whatever the solver file says. ``loaded`` tells what was copied.
         optimizer: an optax optimiser in place of the solver's own update, as ``optax.adamw(1e-3)``. It gets the mean
             gradient, and the loss as ``value``; lr_mult still freezes and scales.
         reporter: told of progress; default silent.
@@ -91,7 +94,7 @@ class Solver:
         *,
         net: Spec | None = None,
         data: Data | Mapping[str, Data] | None = None,
-        weights: str | None = None,
+        weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         optimizer: optax.GradientTransformation | None = None,
         reporter: Reporter | None = None,
         dtype: Any = jnp.float32,
@@ -114,20 +117,20 @@ class Solver:
         self.optimizer = (make_optimizer(proto, self.net) if optimizer is None
                           else wrap_optimizer(optimizer, self.net, proto.iter_size))
         self._iteration = 0
+        self.record = Record(self.config.prefix, proto.snapshot_keep, self.reporter)
+        self.metrics, self.snapshots = self.record.metrics, self.record.snapshots
         self.state = self._fresh(self.net.init(jax.random.key(self.seed)))
         self.loaded: WeightsReport | None = None
-        named = (",".join(proto.weights) if weights is None else weights).split(",")
-        if files := [find(file.strip(), self.config.directory) for file in named if file.strip()]:
-            self.load_weights(files)
+        named = _files(proto.weights if weights is None else weights)
+        if named:
+            self.load_weights([find(file, self.config.directory) for file in named])
         step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = jax.jit(step, donate_argnums=0)
         self._examiner = Examiner(self.net, self.feed, proto.iter_size)
         self._batches: Iterator[Any] | None = None
         self._window: deque[float] = deque(maxlen=proto.average_loss)
-        self.metrics = Metrics(self._path("metrics.jsonl"))
-        self.snapshots = Snapshots(path, proto.snapshot_keep) if (path := self._path("snapshots")) else None
-        self._saved: int | None = None  # iteration of the last snapshot of this run
-        self._began = False
+        self._tested: int | None = None  # iteration of the last test of this state
+        self._signals: Signals | None = None
         self.ended = ""
         self.best: Standing | None = None
 
@@ -151,15 +154,15 @@ class Solver:
         self.state = self._fresh(load_weights(self.net, self.variables, source), self._iteration)
         for evaluation in self.tests:
             evaluation.own = load_weights(evaluation.net, evaluation.own, source)
-        self.loaded = report
-        self._saved = None
-        return report
+        elsewhere = {layer for evaluation in self.tests for layer in evaluation.net.stored}
+        self.loaded = replace(report, ignored=tuple(layer for layer in report.ignored if layer not in elsewhere))
+        self.record.saved = self._tested = None
+        return self.loaded
 
     @property
     def files(self) -> list[Path]:
         """What has been written so far: metrics, curves, the folder of snapshots."""
-        paths = (self._path(suffix) for suffix in ("metrics.jsonl", "curves.png", "snapshots"))
-        return [path for path in paths if path is not None and path.exists()]
+        return self.record.files
 
     def run(
         self, snapshot: str | os.PathLike[str] | None = None, weights: str | os.PathLike[str] | None = None
@@ -179,23 +182,47 @@ class Solver:
         self.ended = ""
         self.reporter.start(describe(self.config, self.net, self.tests, self._iteration))
         try:
-            try:
-                self.step(max(self.proto.max_iter - self._iteration, 0))
-            except Stopped:
-                self.ended = "interrupted"
-            if self.snapshots and self.proto.snapshot_after_train:
-                self._save()
-            self._flush()
-            if self.tests and self._iteration % self.proto.test_interval == 0 and not self.ended:
-                self._test_and_judge()
-            self._flush()
+            with self._watching() as signals:
+                self._run(signals)
+        except Stopped:
+            self.ended = "interrupted"
         except BaseException as error:
             self.ended = "an error" if isinstance(error, Exception) else type(error).__name__
             raise
         finally:
             self.reporter.stop(self.ended)
-        if (path := self._path("curves.png")) and self.metrics.rows:
+        if (path := self.record.path("curves.png")) and self.metrics.rows:
             draw_curves(self.metrics.rows, path, self.net.name)
+
+    def _run(self, signals: Signals) -> None:
+        if self._iteration >= self.proto.max_iter:
+            self.reporter.warned(f"nothing to train: iteration {self._iteration} is reached, and max_iter is "
+                                 f"{self.proto.max_iter}")
+        stopped = None
+        try:
+            self.step(max(self.proto.max_iter - self._iteration, 0))
+        except Stopped as error:
+            stopped = error
+        if self.snapshots and self.proto.snapshot_after_train:
+            self._save()
+            self.record.flush()
+        if stopped:
+            raise stopped
+        if self.tests and self._iteration % self.proto.test_interval == 0 and not self.ended:
+            self._test_and_judge(signals.check)
+            self.record.flush()
+
+    @contextmanager
+    def _watching(self) -> Iterator[Signals]:
+        """Signals are caught once, by the outermost of ``run`` and ``step``."""
+        if self._signals is not None:
+            yield self._signals
+            return
+        with Signals() as self._signals:
+            try:
+                yield self._signals
+            finally:
+                self._signals = None
 
     @of_callbacks()
     def step(self, iterations: int) -> np.ndarray:
@@ -212,7 +239,7 @@ class Solver:
             Stopped: SIGINT or SIGTERM came, and the iteration that was under way is done; the solver can go on.
         """
         proto = self.proto
-        self._begin()
+        self.record.begin()
         if self._batches is None:
             self._batches = self.feed.batches(self._iteration * proto.iter_size, proto.iter_size)
         losses: list[float] = []
@@ -225,7 +252,7 @@ class Solver:
                 iteration, metrics = pending.popleft()
                 losses.append(self._settled(iteration, metrics, clock))
 
-        with Signals() as signals:
+        with self._watching() as signals:
             for _ in range(iterations):
                 i = self._iteration
                 if self.tests and i % proto.test_interval == 0 and (i > 0 or proto.test_initialization):
@@ -250,22 +277,14 @@ class Solver:
                     signals.save = False
                     if self.snapshots:
                         self._save()
-                self._flush(wait=False)
+                    else:
+                        self.reporter.warned("no snapshot: expected snapshot_prefix; found none")
+                self.record.flush(wait=False)
                 if signals.stop:
-                    settle(0)
-                    signals.check()
+                    break
             settle(0)
+            signals.check()
         return np.array(losses, np.float32)
-
-    def _begin(self) -> None:
-        """Once a run: see that its files can be written, and put those of an earlier run aside."""
-        if self._began or self.config.prefix is None:
-            return
-        self._began = True
-        try:
-            make_room(self.files, self.config.prefix.parent)
-        except OSError as error:
-            raise JaffeError(f"nothing can be written under {self.config.prefix}: {error.strerror}") from None
 
     def _settled(self, iteration: int, metrics: dict[str, Any], clock: Clock) -> float:
         loss = float(metrics["loss"])
@@ -287,15 +306,15 @@ class Solver:
         return loss
 
     def _diverged(self, iteration: int, loss: float) -> JaffeError:
-        """What to say of a loss or gradient that is not finite. The state is, since then, that before the iteration."""
+        """What to say of a loss or update that is not finite. The state is, since then, that before the iteration."""
         self._iteration = iteration
         self._batches = None
         self.state = replace(self._fresh(self.state.variables, iteration), key=self.state.key, ema=self.state.ema)
         size = self.proto.iter_size
         why = self._examiner.why(self.state, next(self.feed.batches(iteration * size, size)))
-        self._flush()
-        saved = f"\niteration {self._saved} is saved" if self._saved else ""
-        what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+        self.record.flush()
+        saved = f"\niteration {self.record.saved} is saved" if self.record.saved else ""
+        what = "the update is not finite" if np.isfinite(loss) else f"the loss is {loss}"
         return JaffeError(f"{what} at iteration {iteration}: {why}{saved}")
 
     @of_callbacks()
@@ -307,16 +326,20 @@ class Solver:
         Args:
             poll: called before each batch; what it raises ends the test.
         """
+        self.record.begin()
         results = []
         for i, evaluation in enumerate(self.tests):
             means = evaluation.run(self.state.tested, self.net, poll)
-            self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **means}))
+            named = {f"output {name}" if name in ROW_KEYS else name: value for name, value in means.items()}
+            self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **named}))
             results.append(means)
+        self._tested = self._iteration
         return results
 
     def _test_and_judge(self, poll: Callable[[], None] | None = None) -> str:
-        """Test; save what is the best so far; and why the run is to end, if it is."""
-        self.test(poll)
+        """Test, unless this state was; save what is the best so far; and why the run is to end, if it is."""
+        if self._tested != self._iteration:
+            self.test(poll)
         if self._monitor is None:
             return ""
         standing = self.best = self._monitor.standing(self.metrics.rows)
@@ -330,22 +353,14 @@ class Solver:
         Raises:
             JaffeError: there is nowhere to write: no ``snapshot_prefix``; or the disk refuses.
         """
-        if self.snapshots is None:
-            raise JaffeError("nowhere to write the snapshot: expected snapshot_prefix; found none")
-        self._saved = None
+        self.record.saved = None
         path = self._save()
-        self._flush()
+        self.record.flush()
         return path
 
     def _save(self, *, best: bool = False) -> Path:
         """Begin to write a snapshot, unless this iteration has one."""
-        assert self.snapshots
-        self._flush()
-        if self._saved == self._iteration:
-            if best:
-                self.snapshots.mark_best(self._iteration)
-            return self.snapshots.directory / f"iter_{self._iteration}"
-        path = self.snapshots.save(self._iteration, self.state, {
+        return self.record.save(self._iteration, self.state, {
             "iteration": self._iteration,
             "seed": self.seed,
             "net": self.net.name,
@@ -356,13 +371,6 @@ class Solver:
             # What falls due at this iteration itself happens again when the run goes on.
             "rows": [row for row in self.metrics.rows if row["iteration"] < self._iteration],
         }, best=best)
-        self._saved = self._iteration
-        return path
-
-    def _flush(self, *, wait: bool = True) -> None:
-        """Tell of the snapshot that was being written. Raises JaffeError when it could not be."""
-        if self.snapshots and (path := self.snapshots.written(wait=wait)):
-            self.reporter.saved(path)
 
     def restore(self, path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
         """Go on from a snapshot: a folder ``iter_N``, ``best``, or a folder of snapshots, whose latest is taken.
@@ -376,8 +384,7 @@ class Solver:
             JaffeError: it is missing, damaged, or of another net or type of solver.
         """
         path = Path(path)
-        self._batches = None
-        self._saved = None
+        self.record.flush()
         if is_caffe_state(path):
             if self.type == "optax":
                 raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
@@ -385,12 +392,15 @@ class Solver:
             self.state = restore_caffe_state(path, self.net, self.proto, fresh, weights)
             self._iteration = int(self.state.iteration)
             self._window.clear()
+            self._batches = self.record.saved = self._tested = None
             return
+        if weights is not None:
+            raise JaffeError(f"{path} holds weights of its own; expected none beside it; found {weights}")
         about = read_about(path)
-        if about["type"] != self.type:
-            raise JaffeError(f"{path} is a snapshot of a run with solver {about['type']}; this one is {self.type}. Its "
-                             "weights alone can be taken: jaffe convert, then weights (--weights)")
-        self._flush()
+        if about.get("type") != self.type:
+            kind = f"is a snapshot of a run with solver {about['type']}" if "type" in about else "holds weights only"
+            raise JaffeError(f"{path} {kind}; this run's is {self.type}. The weights alone can be taken: jaffe convert "
+                             f"{path} weights.npz --net NET, then weights (--weights)")
         state, about = restore(path, replace(self.state, ema=self.state.params if about["ema"] else None))
         self.state = replace(state, ema=self._average_of(state))
         self._iteration = about["iteration"]
@@ -398,12 +408,14 @@ class Solver:
         for evaluation in self.tests:
             evaluation.key = jax.random.key(self.seed)
         self._window = deque(about["window"], self.proto.average_loss)
-        where = path.resolve()
-        own = self.snapshots is not None and self.snapshots.directory.resolve() in (where, where.parent)
-        if own and not self._began:  # the files of the run that goes on; those of any other run are put aside
-            self._saved = self._iteration
-            self._began = True
-        self.metrics.resume(about["rows"])
+        self._batches = self._tested = None
+        self.best = self._monitor.standing(about["rows"]) if self._monitor else None
+        self.record.go_on(path, self._iteration, about["rows"], self.best.iteration if self.best else None)
+        for i, evaluation in enumerate(self.tests):
+            own = [layer for layer, stored in evaluation.net.stored.items() if stored and layer not in self.net.stored]
+            if own:
+                self.reporter.warned(f"snapshots hold the training net's weights; test net {i} has layers of its own: "
+                                     f"{', '.join(own)}")
 
     def _fresh(self, variables: dict[str, Any], iteration: int = 0) -> TrainState:
         """The state before an update, without momentum. Its arrays are its own: the step donates them."""
@@ -421,6 +433,8 @@ class Solver:
         outputs = [*net.outputs, *(["total loss"] if self.proto.test_compute_loss else [])]
         return Monitor(self.proto.monitor, self.proto.patience, net, outputs)
 
-    def _path(self, suffix: str) -> Path | None:
-        prefix = self.config.prefix
-        return None if prefix is None else prefix.with_name(f"{prefix.name}_{suffix}")
+
+def _files(named: Any) -> list[str]:
+    """Names of files, from one, several separated by commas, or a list of such."""
+    several = [named] if isinstance(named, (str, os.PathLike)) else named
+    return [file.strip() for one in several for file in os.fspath(one).split(",") if file.strip()]

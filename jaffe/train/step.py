@@ -26,8 +26,8 @@ class TrainState:
         net_state: the net's ``"state"``.
         opt_state: of the optax chain.
         key: of the whole run; iteration i uses ``fold_in(key, i)``.
-        finite: whether all losses and gradients were finite. Once one was not, steps change ``opt_state`` alone: the
-            rest stays as it was before that iteration.
+        finite: whether all losses, gradients and updates were finite. Once one was not, steps change ``opt_state``
+            alone: the rest stays as it was before that iteration.
         ema: moving average of ``params``, or ``None``.
     """
 
@@ -91,8 +91,8 @@ def make_train_step(
     Returns:
         The function. Its metrics are ``"loss"``, the mean over the passes; ``"outputs"``, those of the last pass;
         ``"finite"``, as in the state; and ``"lr"`` where the optimizer keeps its rate in its state
-        (``optax.inject_hyperparams``). If loss or gradient are not finite, the new state is the old one with ``finite``
-        false and a useless ``opt_state``.
+        (``optax.inject_hyperparams``). If loss, gradient or update are not finite, the new state is the old one with
+        ``finite`` false and a useless ``opt_state``.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     gradient = jax.value_and_grad(lambda params, state, inputs, key: net.loss(
@@ -127,7 +127,7 @@ def make_train_step(
         if ema is not None:
             decay = jnp.minimum(ema_decay, (1 + state.iteration) / (10 + state.iteration))
             ema = optax.incremental_update(params, ema, 1 - decay)
-        finite = state.finite & all_finite(loss, grads)
+        finite = state.finite & all_finite(loss, grads, params, net_state)
         # Not the optimiser's state: keeping it cost 6 % of a step of LeNet on the CPU; the rest cost 1 %.
         iteration, params, net_state, ema = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
@@ -141,10 +141,10 @@ def make_train_step(
     return step
 
 
-def all_finite(loss: jax.Array, gradients: Any) -> jax.Array:
-    """Whether the loss and all gradients are finite."""
+def all_finite(*trees: Any) -> jax.Array:
+    """Whether all numbers are finite."""
     # By their sums, which cost next to nothing: finite unless a term is not, or all is near the end of float32.
-    return jnp.isfinite(loss) & jnp.isfinite(sum((leaf.sum() for leaf in jax.tree.leaves(gradients)), loss))
+    return jnp.isfinite(sum((leaf.sum() for leaf in jax.tree.leaves(trees)), jnp.zeros(())))
 
 
 def passes(state: TrainState, batch: Any, iter_size: int = 1) -> list[tuple[Any, jax.Array, jax.Array]]:

@@ -23,7 +23,7 @@ def test_settings_of_every_kind():
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("base_lr", "--set base_lr: expected a solver setting, such as base_lr=0.01"),
+    ("base_lr", "--set base_lr: expected NAME=VALUE, such as base_lr=0.01"),
     ("bse_lr=1", "--set bse_lr=1: expected a solver setting, such as base_lr=0.01; did you mean 'base_lr'?"),
     ("base_lr=fast", "--set base_lr=fast: base_lr is a number; found 'fast'"),
     ("max_iter=1.5", "--set max_iter=1.5: max_iter is a whole number; found '1.5'"),

@@ -39,9 +39,10 @@ def test_another_type_is_told(tmp_path):
     job = solver(tmp_path)
     with pytest.raises(JaffeError) as caught:
         job.restore(tmp_path / "run_snapshots")
+    path = tmp_path / "run_snapshots"
     assert str(caught.value) == (
-        f"{tmp_path / 'run_snapshots'} is a snapshot of a run with solver Adam; this one is SGD. Its weights alone can "
-        "be taken: jaffe convert, then weights (--weights)")
+        f"{path} is a snapshot of a run with solver Adam; this run's is SGD. The weights alone can be taken: jaffe "
+        f"convert {path} weights.npz --net NET, then weights (--weights)")
 
 
 def test_clip():
@@ -157,7 +158,7 @@ def test_rate_and_loss_of_an_optimizer_of_optax(tmp_path):
     rest = own(make(), snapshot_prefix=str(tmp_path / "run"))
     rest.run(tmp_path / "run_snapshots")
     same(rest.state, whole.state)
-    with pytest.raises(JaffeError, match="a run with solver optax; this one is SGD"):
+    with pytest.raises(JaffeError, match="a run with solver optax; this run's is SGD"):
         solver().restore(tmp_path / "run_snapshots")
     assert own(optax.sgd(0.1)).learning_rate(0) is None
 

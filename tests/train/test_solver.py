@@ -158,7 +158,7 @@ def test_one_program_and_no_waiting():
 def test_divergence_stops():
     """The message says what was first; the weights stay those before, and training can go on from there."""
     job = solver(base_lr=1e20, lr_policy="fixed", test_iter=[])
-    with pytest.raises(JaffeError, match=r"the gradient is not finite at iteration \d+: layer 'bn'") as caught:
+    with pytest.raises(JaffeError, match=r"the update is not finite at iteration \d+: layer 'bn'") as caught:
         job.step(12)
     assert str(job.iteration) in str(caught.value)
     assert int(job.state.iteration) == job.iteration
