@@ -167,7 +167,8 @@ def test_weights_alone_are_no_run(tmp_path):
         job.restore(tmp_path / "iter_0", "a.caffemodel")
 
 
-@pytest.mark.parametrize("wrong", [optax.linear_schedule(1, 0, 9), "adam", 0.1, optax.adam, (1, 2)], ids=str)
+@pytest.mark.parametrize("wrong", [optax.linear_schedule(1, 0, 9), "adam", 0.1, optax.adam, (1, 2)],
+                         ids=["schedule", "name", "rate", "not called", "tuple"])
 def test_what_is_no_optimizer(wrong):
     with pytest.raises(JaffeError, match=r"optimizer is one of optax, such as optax.adam\(1e-3\); received"):
         jaffe.Solver(net=NET, data=items(), optimizer=wrong)
