@@ -19,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-ITERATIONS = 120
+BETWEEN = 10  # iterations at most from one kill to the next
 
 # Small, so that most of the time goes into snapshots; with all that a run can carry: momentum, BatchNorm's statistics,
 # random crops, mirrors and Dropout, averaged weights, a window of losses, a monitored test.
@@ -44,7 +45,7 @@ layer { name: "accuracy" type: "Accuracy" bottom: "ip2" bottom: "label" top: "ac
 """
 
 
-def run(prefix: Path) -> None:
+def run(prefix: Path, iterations: int) -> None:
     """The run that is killed: begins, or goes on from the latest snapshot; tells when it trains."""
     import jaffe
     from jaffe.train import Reporter
@@ -57,7 +58,7 @@ def run(prefix: Path) -> None:
     items = {"image": rng.normal(size=(50, 1, 8, 8)).astype(np.float32), "label": rng.integers(0, 5, 50)}
     solver = jaffe.Solver(
         net=NET, data=items, base_lr=0.05, momentum=0.9, lr_policy="inv", gamma=0.01, power=0.75, average_loss=5,
-        max_iter=ITERATIONS, display=1, test_iter=[2], test_interval=10, snapshot=1, snapshot_keep=2, ema_decay=0.9,
+        max_iter=iterations, display=1, test_iter=[2], test_interval=10, snapshot=1, snapshot_keep=2, ema_decay=0.9,
         monitor="accuracy", random_seed=1, snapshot_prefix=str(prefix), reporter=Telling(),
     )
     solver.run(solver.snapshots.directory if solver.snapshots.iterations() else None)
@@ -72,29 +73,23 @@ class Kill:
     within_snapshot: bool
 
 
-def start(prefix: Path) -> subprocess.Popen[str]:
-    code = f"from tests.kill import run; from pathlib import Path; run(Path({str(prefix)!r}))"
+def start(prefix: Path, iterations: int) -> subprocess.Popen[str]:
+    code = f"from tests.kill import run; from pathlib import Path; run(Path({str(prefix)!r}), {iterations})"
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill_once(prefix: Path, rng: random.Random) -> Kill | None:
-    """Let the run train for a random while and kill it; ``None``: it was done before."""
+def kill_once(prefix: Path, iterations: int, rng: random.Random) -> Kill:
+    """Let the run train for a random while and kill it."""
     from jaffe.train.snapshots import Snapshots
 
-    process = start(prefix)
+    process = start(prefix, iterations)
     told = 0
-    after = rng.randint(1, max(ITERATIONS // 10, 1))  # lines; then at a random moment within the next
-    for _ in range(after):
-        line = process.stdout.readline()
-        if not line:
-            break
-        told = int(line)
+    for _ in range(rng.randint(1, BETWEEN)):  # then at a random moment within the next iteration, or two
+        told = int(process.stdout.readline() or told)
     time.sleep(rng.uniform(0, 0.15))
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
-    if process.returncode == 0:
-        return None
     assert process.returncode == -signal.SIGKILL, errors
     directory = prefix.with_name(f"{prefix.name}_snapshots")
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
@@ -102,19 +97,20 @@ def kill_once(prefix: Path, rng: random.Random) -> Kill | None:
     return Kill(told, whole[-1] if whole else None, any(not re.fullmatch(r"iter_\d+|best", name) for name in names))
 
 
-def finish(prefix: Path) -> None:
-    process = start(prefix)
+def finish(prefix: Path, iterations: int) -> None:
+    process = start(prefix, iterations)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
-def state_of(prefix: Path) -> dict[str, np.ndarray]:
+def state_of(prefix: Path, iteration: int) -> dict[str, np.ndarray]:
     """All arrays of the last snapshot, by path, read without jaffe's own code."""
     import jax
     import orbax.checkpoint as ocp
 
-    path = prefix.with_name(f"{prefix.name}_snapshots") / f"iter_{ITERATIONS}" / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    path = prefix.with_name(f"{prefix.name}_snapshots") / f"iter_{iteration}" / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it reads how the arrays were sharded from the snapshot itself
         tree = checkpointer.restore(path.absolute())
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in leaves}
@@ -136,18 +132,17 @@ def rows_of(prefix: Path) -> list[dict[str, object]]:
 def check(folder: Path, kills: int, seed: int) -> list[Kill]:
     """Kill so many times, and compare. Raises AssertionError when anything differs."""
     rng = random.Random(seed)
-    finish(folder / "whole")
+    iterations = (BETWEEN + 3) * (kills + 1)  # with what may pass until the signal comes
+    finish(folder / "whole", iterations)
     done: list[Kill] = []
     latest = 0
     for _ in range(kills):
-        kill = kill_once(folder / "killed", rng)
-        if kill is None:
-            break
+        kill = kill_once(folder / "killed", iterations, rng)
         done.append(kill)
         assert (kill.saved or 0) >= latest, f"a snapshot was lost: {kill}, after {latest}"
         latest = kill.saved or 0
-    finish(folder / "killed")
-    expected, found = state_of(folder / "whole"), state_of(folder / "killed")
+    finish(folder / "killed", iterations)
+    expected, found = (state_of(folder / name, iterations) for name in ("whole", "killed"))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
