@@ -32,6 +32,7 @@ def convert(
     from pathlib import Path
 
     from jaffe.netdef import JaffeError
+    from jaffe.netdef.solverstate import is_solver_state
     from jaffe.netdef.weights import check_suffix
 
     target = Path(out)
@@ -52,11 +53,6 @@ def convert(
 def is_snapshot(target: Path) -> bool:
     """Whether the name is that of a snapshot: ``iter_100``, but not ``iter_100.npz``."""
     return target.name.startswith("iter_") and not target.suffix
-
-
-def is_solver_state(target: Path) -> bool:
-    """Whether the name is that of a state of Caffe's solvers."""
-    return target.name.endswith((".solverstate", ".solverstate.h5"))
 
 
 def for_caffe(source: str, target: Path, model: str, inputs: list[str], python_modules: Sequence[str]) -> None:

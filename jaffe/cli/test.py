@@ -46,13 +46,14 @@ def test(
     """Run a net in phase TEST over data and print the mean of each output."""
     from jaffe.cli.files import check_target
     from jaffe.netdef.errors import JaffeError
+    from jaffe.netdef.solverstate import is_solver_state
     from jaffe.train.class_report import check_suffix
 
     if bool(weights) == bool(snapshot):
         raise JaffeError("expected --weights or --snapshot, one of them")
     if weights and Path(weights).is_dir():
         raise JaffeError(f"--weights {weights} is a folder: expected a file; --snapshot takes snapshots")
-    if ".solverstate" in Path(snapshot).name:
+    if is_solver_state(snapshot):
         raise JaffeError(f"--snapshot {snapshot}: the weights are in the .caffemodel beside it: expected --weights")
     batches = None if iterations == "all" else _number("--iterations", iterations)
     ks = [_number("--top-k", k) for k in top_k.split(",")] if top_k else []

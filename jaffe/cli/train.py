@@ -48,10 +48,11 @@ def train(
 ) -> None:
     """Train a net. Without options: LeNet on handwritten digits."""
     from jaffe.netdef.errors import JaffeError
+    from jaffe.netdef.solverstate import is_solver_state
 
     if solver and recipe:
         raise JaffeError("--solver excludes --recipe; use one")
-    if weights and snapshot and ".solverstate" not in Path(snapshot).name:
+    if weights and snapshot and not is_solver_state(snapshot):
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
     run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,

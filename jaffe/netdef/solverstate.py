@@ -22,6 +22,7 @@ from jaffe.netdef.weights.blob import MOST_BLOBS, blob_parts, parse_blob, tag, v
 from jaffe.netdef.weights.files import check_kind, check_regular
 from jaffe.netdef.weights.wire import BYTES, VARINT, Field, Wire, WireError
 
+SUFFIXES = (".solverstate", ".solverstate.h5")
 _ITER, _LEARNED_NET, _HISTORY, _CURRENT_STEP = 1, 2, 3, 4
 _LAYER = 100  # of NetParameter
 _MOST = 2**31 - 1  # of an int32
@@ -43,6 +44,11 @@ class SolverState(NamedTuple):
     learned_net: str
     history: tuple[np.ndarray, ...]
     current_step: int = 0
+
+
+def is_solver_state(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is named as Caffe names the states of its solvers."""
+    return os.fspath(path).endswith(SUFFIXES)
 
 
 def read_solver_state(path: str | os.PathLike[str]) -> SolverState:

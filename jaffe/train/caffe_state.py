@@ -20,7 +20,7 @@ from jaffe.compile.weights import load_weights, save_weights, weights_report
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import SolverParameter
-from jaffe.netdef.solverstate import SolverState, read_solver_state, write_solver_state
+from jaffe.netdef.solverstate import SUFFIXES, SolverState, read_solver_state, write_solver_state
 from jaffe.netdef.weights import same_values
 from jaffe.train.step import TrainState, is_field
 
@@ -35,12 +35,7 @@ SERIES = {
     "Adam": ("mu", "nu"),
 }
 _OF_SQUARES = ("total", "nu", "e_g", "e_x")
-_SUFFIXES = {".solverstate": ".caffemodel", ".solverstate.h5": ".caffemodel.h5"}
-
-
-def is_caffe_state(path: Path) -> bool:
-    """Whether a path is named as Caffe names the states of its solvers."""
-    return path.name.endswith(tuple(_SUFFIXES))
+_WEIGHTS = dict(zip(SUFFIXES, (".caffemodel", ".caffemodel.h5"), strict=True))
 
 
 def restore_caffe_state(
@@ -101,11 +96,11 @@ def write_caffe_state(
         JaffeError: the name ends otherwise; or Caffe has no such type of solver.
     """
     path = Path(path)
-    suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+    suffix = next((suffix for suffix in _WEIGHTS if path.name.endswith(suffix)), None)
     if suffix is None:
-        raise JaffeError(f"{path}: expected a name that ends in {' or '.join(_SUFFIXES)}")
+        raise JaffeError(f"{path}: expected a name that ends in {' or '.join(_WEIGHTS)}")
     fields = _series_of(solver, state, f"{path}: Caffe's files hold the state of its own solvers")
-    learned_net = path.with_name(path.name.removesuffix(suffix) + _SUFFIXES[suffix])
+    learned_net = path.with_name(path.name.removesuffix(suffix) + _WEIGHTS[suffix])
     iteration = int(state.iteration)
     history = []
     for field in fields:

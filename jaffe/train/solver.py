@@ -19,9 +19,10 @@ import optax
 from jaffe.compile.weights import Source, WeightsReport, load_weights, weights_report
 from jaffe.netdef.errors import JaffeError, of_callbacks
 from jaffe.netdef.jaffe_pb2 import SolverParameter
+from jaffe.netdef.solverstate import is_solver_state
 from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
-from jaffe.train.caffe_state import is_caffe_state, restore_caffe_state
+from jaffe.train.caffe_state import restore_caffe_state
 from jaffe.train.clock import Clock
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
@@ -385,7 +386,7 @@ class Solver:
         """
         path = Path(path)
         self.record.flush()
-        if is_caffe_state(path):
+        if is_solver_state(path):
             if self.type == "optax":
                 raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
             fresh = self._fresh(self.variables)

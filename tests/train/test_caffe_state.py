@@ -322,7 +322,7 @@ def test_where_weights_are_looked_for(folder, tmp_path, monkeypatch):
         jaffe.save_weights(run.net, variables, file)
 
     save(tmp_path / "all_iter_3.caffemodel", 1)
-    assert (restored("/home/old/all_iter_3.caffemodel") == 1).all()
+    assert (restored("/elsewhere/all_iter_3.caffemodel") == 1).all()
     assert (restored("C:\\caffe\\all_iter_3.caffemodel") == 1).all()
     save(tmp_path / "snapshots" / "all_iter_3.caffemodel", 2)
     assert (restored("snapshots/all_iter_3.caffemodel") == 2).all()
