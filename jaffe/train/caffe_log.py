@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -10,13 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from google.protobuf import text_format
 
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.text import format_text
-from jaffe.train.report import Reporter, Run, make_room
+from jaffe.train.report import FileReporter, Run, make_room
 
 # The file and line that Caffe 1.0 names in the prefix of each message.
 _PLACES = {
@@ -27,7 +26,7 @@ _PLACES = {
 }
 
 
-class CaffeLogReporter(Reporter):
+class CaffeLogReporter(FileReporter):
     """Writes what Caffe logs while it trains, in Caffe's words and with glog's prefix, line by line.
 
     Scripts as Caffe's ``parse_log.py``, ``parse_log.sh`` and ``extract_seconds.py`` read it. A run that goes on from a
@@ -47,7 +46,6 @@ class CaffeLogReporter(Reporter):
 
     def __init__(self, file: str | os.PathLike[str]):
         self.path = Path(file)
-        self._file: TextIO | None = None
 
     def start(self, run: Run) -> None:
         self._run = run
@@ -58,7 +56,7 @@ class CaffeLogReporter(Reporter):
                 make_room([self.path], self.path.parent)
             elif plain:
                 _drop_torn_line(self.path)
-            self._file = self.path.open("a", buffering=1, encoding="utf-8", errors="surrogateescape")
+            self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise self._error(error) from None
         # parse_log.py fails on lines of one word after the first iteration, as in a log that goes on.
@@ -107,9 +105,7 @@ class CaffeLogReporter(Reporter):
             return
         self.warned(reason)
         self._log(*(("early", "Optimization stopped early.") if reason else ("done", "Optimization Done.")))
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._close()
 
     def _outputs(self, phase: str, values: Mapping[str, Any], weights: Mapping[str, float]) -> None:
         """A line for each number of each output."""
@@ -125,13 +121,7 @@ class CaffeLogReporter(Reporter):
         if self._file is None:
             return
         when = datetime.now().strftime("%m%d %H:%M:%S.%f")
-        try:
-            self._file.write(f"{severity}{when} {os.getpid():>5} {_PLACES[place]}] {text}\n")
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
-            raise self._error(error) from None
+        self._put(f"{severity}{when} {os.getpid():>5} {_PLACES[place]}] {text}\n")
 
     def _error(self, error: OSError) -> JaffeError:
         return JaffeError(f"{self.path} cannot be written: {error.strerror}")

@@ -7,10 +7,10 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import JaffeError
@@ -77,6 +77,33 @@ class Reporter:
 
     def stop(self, reason: str = "") -> None:
         """The run has ended; ``reason``, in words, when it ended early."""
+
+
+class FileReporter(Reporter):
+    """A reporter that writes to one file while a run lasts. A file that fails is given up, and the run told once."""
+
+    _file: IO[Any] | None = None
+
+    def _put(self, data: str | bytes) -> None:
+        """Write and flush. Raises the JaffeError of ``_error``."""
+        assert self._file
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+            raise self._error(error) from None
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()  # everything was flushed
+            self._file = None
+
+    def _error(self, error: OSError) -> JaffeError:
+        """What to say of a file that cannot be written."""
+        raise NotImplementedError
 
 
 class Reporters(Reporter):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.train.report import Reporter, Run
+from jaffe.train.report import FileReporter, Run
 
 LONGEST = 100  # numbers of an output that are drawn one by one
 
 
-class TensorBoardReporter(Reporter):
+class TensorBoardReporter(FileReporter):
     """Writes scalars for TensorBoard, by iteration.
 
     ``train/loss`` (smoothed), ``train/lr``, ``train/images_per_second``, ``train/output/BLOB``, and ``test/I/BLOB`` for
@@ -38,7 +37,6 @@ class TensorBoardReporter(Reporter):
 
     def __init__(self, directory: str | os.PathLike[str]):
         self.directory = Path(directory)
-        self._file: BinaryIO | None = None
 
     def start(self, run: Run) -> None:
         try:
@@ -65,9 +63,7 @@ class TensorBoardReporter(Reporter):
         self._add(row["iteration"], {f"test/{row['test']}/{name}": value for name, value in results.items()})
 
     def stop(self, reason: str = "") -> None:
-        if self._file:
-            self._file.close()  # everything was flushed
-            self._file = None
+        self._close()
 
     def _add(self, iteration: int, scalars: Mapping[str, Any]) -> None:
         if self._file is None:  # outside of a run
@@ -88,18 +84,9 @@ class TensorBoardReporter(Reporter):
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.record_writer import masked_crc32c
 
-        assert self._file
         data = Event(wall_time=time.time(), step=iteration, **what).SerializeToString()
         length = struct.pack("<Q", len(data))
-        record = length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
-        try:
-            self._file.write(record)
-            self._file.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
-            raise self._error(error) from None
+        self._put(length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data)))
 
     def _error(self, error: OSError) -> JaffeError:
         return JaffeError(f"{self.directory}: curves for TensorBoard cannot be written: {error.strerror}")
