@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from jaffe.train.report import Reporter, Run
+from jaffe.train.report import Reporter, Run, results
 
 NARROW = 100  # columns; below, the bar makes room for the numbers
 
@@ -66,13 +66,13 @@ class ConsoleReporter(Reporter):
         self._print(f"iteration {row['iteration']:>6}  {'  '.join(parts.values())}")
 
     def tested(self, row: Mapping[str, Any]) -> None:
-        results = {name: value for name, value in row.items() if name not in ("iteration", "test", "elapsed")}
+        found = results(row)
         if row["test"] == 0:
-            watched = {shown: results[name] for name, shown in self._watched.items()
-                       if isinstance(results.get(name), float)}
+            watched = {shown: found[name] for name, shown in self._watched.items()
+                       if isinstance(found.get(name), float)}
             self._show(test="  ".join(f"{shown} {_share(shown, value)}" for shown, value in watched.items()))
         which = f"test {row['test']} " if row["test"] else "test "
-        text = "  ".join(f"{name} {_number(value)}" for name, value in results.items())
+        text = "  ".join(f"{name} {_number(value)}" for name, value in found.items())
         self._print(f"iteration {row['iteration']:>6}  {which}{text}")
 
     def saved(self, path: Path) -> None:

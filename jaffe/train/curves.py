@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaffe.netdef.atomic import replacing
 from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.train.report import ROW_KEYS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ FORMATS = ("png", "svg", "pdf")
 LARGEST = 1e100
 MOST_LISTED = 40  # quantities in a message
 AXES = {"iteration": "iteration", "seconds": "elapsed"}  # what x may be, and its key in a row
-_NOT_VALUES = ("iteration", "test", "elapsed", "outputs")
+_NOT_VALUES = (*ROW_KEYS, "outputs")
 _MARKERS = "osD^vP*X"  # of test nets 0, 1, ...
 
 Row = Mapping[str, Any]

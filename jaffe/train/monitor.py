@@ -10,6 +10,7 @@ import numpy as np
 
 from jaffe.compile.net import CompiledNet
 from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.train.report import row_name
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Monitor:
         best = Standing(None, None, 0)
         tests = {row["iteration"]: row for row in rows if row.get("test") == 0}  # one an iteration, the last
         for row in tests.values():
-            found = row.get(self.output)
+            found = row.get(row_name(self.output))
             value = np.nan if found is None else float(np.mean(np.array(found, np.float64)))
             if np.isfinite(value) and (best.value is None or self.sign * value > self.sign * best.value):
                 best = Standing(row["iteration"], value, 0)

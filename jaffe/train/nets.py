@@ -14,7 +14,7 @@ from jaffe.train.config import SolverConfig
 from jaffe.train.data import Feed
 from jaffe.train.data.sources import Data
 from jaffe.train.evaluate import Evaluation, check_shared
-from jaffe.train.report import Run
+from jaffe.train.report import Run, row_name
 
 
 def build_nets(
@@ -54,8 +54,8 @@ def build_nets(
 
 def describe(config: SolverConfig, net: CompiledNet, tests: Sequence[Evaluation], iteration: int) -> Run:
     """What reporters are told of a run that begins."""
-    train, *others = (
-        {name: one.loss_tops.get(one.graph.blobs[name], 0.0) for name in one.outputs}
-        for one in (net, *(evaluation.net for evaluation in tests))
-    )
-    return Run(net.name, config.proto, iteration, train, tuple(others), config.prefix)
+    def weights(one: CompiledNet) -> dict[str, float]:
+        return {name: one.loss_tops.get(one.graph.blobs[name], 0.0) for name in one.outputs}
+
+    tested = tuple({row_name(name): weight for name, weight in weights(one.net).items()} for one in tests)
+    return Run(net.name, config.proto, iteration, weights(net), tested, config.prefix)

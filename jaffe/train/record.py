@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.train.report import Metrics, Reporter, make_room
+from jaffe.train.report import Metrics, make_room
 from jaffe.train.snapshots import Snapshots
 
 
@@ -18,15 +18,15 @@ class Record:
         prefix: files are ``PREFIX_metrics.jsonl``, ``PREFIX_curves.png`` and ``PREFIX_snapshots``; ``None``: there are
             none.
         keep: see ``Snapshots``.
-        reporter: told of each snapshot that is written.
+        tell: called with each snapshot that is written.
 
     Attributes:
         saved: iteration of the last snapshot that is written or being written; ``None``: none is of the state as it is.
     """
 
-    def __init__(self, prefix: Path | None, keep: int, reporter: Reporter):
+    def __init__(self, prefix: Path | None, keep: int, tell: Callable[[Path], None]):
         self.prefix = prefix
-        self.reporter = reporter
+        self._tell = tell
         self.metrics = Metrics(self.path("metrics.jsonl"))
         self.snapshots = Snapshots(path, keep) if (path := self.path("snapshots")) else None
         self.saved: int | None = None
@@ -104,4 +104,4 @@ class Record:
             self.saved = None
             raise
         if path:
-            self.reporter.saved(path)
+            self._tell(path)

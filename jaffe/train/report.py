@@ -16,6 +16,18 @@ from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 
+ROW_KEYS = ("iteration", "test", "elapsed")  # of a row of a test net; its other keys are the outputs
+
+
+def row_name(output: str) -> str:
+    """The key that an output of a test net has in rows: its own name, if that is not one of the row's keys."""
+    return f"output {output}" if output in ROW_KEYS else output
+
+
+def results(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of a test net in a row."""
+    return {name: value for name, value in row.items() if name not in ROW_KEYS}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,7 +38,7 @@ class Run:
         solver: every setting.
         iteration: where it starts: 0, or that of the snapshot it goes on from.
         train_weights: the training net's outputs, in Caffe's order, each with its loss weight; 0: it is no loss.
-        test_weights: the same for each test net.
+        test_weights: the same for each test net, by their names in rows.
         prefix: what is written goes under ``PREFIX_...``; ``None``: nothing is written.
     """
 

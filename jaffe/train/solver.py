@@ -32,7 +32,7 @@ from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe
 from jaffe.train.optimizer import make_optimizer, wrap_optimizer
 from jaffe.train.record import Record
-from jaffe.train.report import Reporter
+from jaffe.train.report import Reporter, row_name
 from jaffe.train.schedules import learning_rate
 from jaffe.train.signals import Signals, Stopped
 from jaffe.train.snapshots import read_about, restore
@@ -41,7 +41,6 @@ from jaffe.train.step import TrainState, begin, make_train_step
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
 IN_FLIGHT = 4
 MOST_NUMBERS = 1000  # of one output in a row of metrics
-ROW_KEYS = ("iteration", "test", "elapsed")
 
 
 class Solver:
@@ -118,7 +117,7 @@ class Solver:
         self.optimizer = (make_optimizer(proto, self.net) if optimizer is None
                           else wrap_optimizer(optimizer, self.net, proto.iter_size))
         self._iteration = 0
-        self.record = Record(self.config.prefix, proto.snapshot_keep, self.reporter)
+        self.record = Record(self.config.prefix, proto.snapshot_keep, lambda path: self.reporter.saved(path))
         self.metrics, self.snapshots = self.record.metrics, self.record.snapshots
         self.state = self._fresh(self.net.init(jax.random.key(self.seed)))
         self.loaded: WeightsReport | None = None
@@ -331,7 +330,7 @@ class Solver:
         results = []
         for i, evaluation in enumerate(self.tests):
             means = evaluation.run(self.state.tested, self.net, poll)
-            named = {f"output {name}" if name in ROW_KEYS else name: value for name, value in means.items()}
+            named = {row_name(name): value for name, value in means.items()}
             self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **named}))
             results.append(means)
         self._tested = self._iteration

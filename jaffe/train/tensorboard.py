@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.train.report import FileReporter, Run
+from jaffe.train.report import FileReporter, Run, results
 
 LONGEST = 100  # numbers of an output that are drawn one by one
 
@@ -59,8 +59,7 @@ class TensorBoardReporter(FileReporter):
         self._add(row["iteration"], scalars | {f"train/output/{name}": one for name, one in row["outputs"].items()})
 
     def tested(self, row: Mapping[str, Any]) -> None:
-        results = {name: value for name, value in row.items() if name not in ("iteration", "test", "elapsed")}
-        self._add(row["iteration"], {f"test/{row['test']}/{name}": value for name, value in results.items()})
+        self._add(row["iteration"], {f"test/{row['test']}/{name}": value for name, value in results(row).items()})
 
     def stop(self, reason: str = "") -> None:
         self._close()

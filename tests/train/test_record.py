@@ -12,7 +12,7 @@ import pytest
 
 import jaffe
 from jaffe.netdef import JaffeError
-from jaffe.train import Reporter
+from jaffe.train import CaffeLogReporter, Reporter
 from jaffe.train.report import read_metrics
 from jaffe.train.signals import Stopped
 from jaffe.train.snapshots import save_variables
@@ -181,8 +181,10 @@ def test_an_optimizer_that_needs_more():
 
 def test_outputs_called_as_the_keys_of_rows(tmp_path):
     net = NET.replace('top: "accuracy"', 'top: "test"')
-    job = solver(tmp_path, net, max_iter=4)
+    job = solver(tmp_path, net, max_iter=4, monitor="test", reporter=CaffeLogReporter(tmp_path / "log"))
     job.run()
+    assert job.best.value == max(row["output test"] for row in job.metrics.tests())
+    assert f"output test = {job.metrics.tests()[0]['output test']:.6g}\n" in (tmp_path / "log").read_text()
     row = json.loads((tmp_path / "run_metrics.jsonl").read_text().splitlines()[0])
     assert row["test"] == 0
     assert 0 <= row["output test"] <= 1
