@@ -112,14 +112,15 @@ def run(
 def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:
     """What the run came to, what was written, and what to try next."""
     from jaffe.train.console import final_table
+    from jaffe.train.report import results
 
     rows = {"iterations": str(job.iteration), "time": f"{seconds:.1f} s"}
     training, tests = job.metrics.training(), job.metrics.tests()
     if training:
         rows["training loss"] = f"{training[-1]['loss']:.4g}"
     for row in tests[-len(job.tests):] if tests else []:
-        for name, value in row.items():
-            if isinstance(value, float) and name not in ("iteration", "elapsed"):
+        for name, value in results(row).items():
+            if isinstance(value, float):
                 which = f"test {row['test']}" if row["test"] else "test"
                 rows[f"{which} {name}"] = f"{value:.2%}" if name == "accuracy" else f"{value:.4g}"
     if job.best is not None and job.best.value is not None:
