@@ -13,7 +13,7 @@ from jaffe.compile.layer import Array, Context, Layer
 from jaffe.netdef.errors import JaffeError
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
-_NAMES = {"float32": None, "bfloat16": BFLOAT16, "bf16": BFLOAT16}
+PRECISIONS = {"float32": None, "bfloat16": BFLOAT16, "bf16": BFLOAT16}
 
 
 def precision_dtype(precision: str, dtype: np.dtype) -> np.dtype:
@@ -22,9 +22,9 @@ def precision_dtype(precision: str, dtype: np.dtype) -> np.dtype:
     Raises:
         JaffeError: the name is none of float32, bfloat16 and bf16; or bfloat16 is asked of a net of float64.
     """
-    if not isinstance(precision, str) or precision not in _NAMES:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise JaffeError(f'precision is "float32" or "bfloat16" ("bf16"); received {precision!r}')
-    low = _NAMES[precision]
+    low = PRECISIONS[precision]
     if low is None:
         return dtype
     if dtype != np.float32:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaffe.compile.infer import Stored
 from jaffe.compile.net import CompiledNet, Variables
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, listed
 from jaffe.netdef.weights import numbers, read_entries, same_values, write_weights
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Sequence[np.ndarray | None]]
@@ -37,7 +37,7 @@ class WeightsReport:
 
     def __str__(self) -> str:
         kinds = {"copied": self.copied, "ignored": self.ignored, "left": self.left}
-        lines = [f"{kind} {_names(layers)}" for kind, layers in kinds.items() if layers]
+        lines = [f"{kind} {listed(layers)}" for kind, layers in kinds.items() if layers]
         return "\n".join([*lines, *self.problems])
 
 
@@ -63,8 +63,8 @@ def load_weights(net: CompiledNet, variables: Variables, source: Source | Sequen
     reports = [_report(net, entries) for _, entries in sources]
     for (name, entries), report in zip(sources, reports, strict=True):
         if not report.copied and not report.problems:
-            raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {_names(_with_blobs(entries))}; "
-                             f"expected any of {_names(k for k, v in net.stored.items() if v)}")
+            raise JaffeError(f"no layer of {name} is in net {net.name!r}: found {listed(_with_blobs(entries))}; "
+                             f"expected any of {listed(k for k, v in net.stored.items() if v)}")
     if any(report.problems for report in reports):
         raise JaffeError("\n".join(
             f"net {net.name!r} and {name} do not fit (rename a layer to start it afresh):\n  "
@@ -199,8 +199,3 @@ def _mismatches(net: CompiledNet, layer: str, arrays: Sequence[np.ndarray | None
         for stored, array in zip(expected, arrays, strict=False)
         if array is not None and not same_values(np.shape(array), stored.weight.shape)
     ]
-
-
-def _names(names: Any, most: int = 8) -> str:
-    shown = list(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -58,3 +58,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {by_lower[name.lower()]!r}?"
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def listed(items: Iterable[object], most: int = 8) -> str:
+    """``"a, b and 7 more"``: so many of the items, and how many there are beyond."""
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from jaffe.compile.layer import Shape
 from jaffe.compile.net import CompiledNet, Variables
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, listed
 from jaffe.netdef.graph import Node
 from jaffe.parity.explain import Explanation, explain
 from jaffe.parity.measure import Difference
@@ -151,7 +151,7 @@ def _describe(row: Row) -> list[str]:
         return lines
     if len(found.suspects) > 1:
         lines.append("  the reference has no value between these layers, any of which may be at fault: "
-                     + _list(map(repr, found.suspects)))
+                     + listed(map(repr, found.suspects)))
     lines += [f"  confirmed: equal (relative error {cause.difference.relative:.1e}) when {cause}"
               for cause in found.confirmed]
     if not found.confirmed:
@@ -191,8 +191,8 @@ def compare(
     known, unused = align(net.graph, source)
     tops = [top for node in net.graph.nodes for top in node.tops if top not in net.inputs]
     if not any(top in known for top in tops):
-        raise JaffeError(f"{source.name} has no blob of net {net.name!r}: found {_list(unused)}; "
-                         f"expected any of {_list(tops)}")
+        raise JaffeError(f"{source.name} has no blob of net {net.name!r}: found {listed(unused)}; "
+                         f"expected any of {listed(tops)}")
     walk = Walk(net, variables, fed, known, rng)
     rows = [
         _row(walk, node, top, tolerance)
@@ -226,8 +226,3 @@ def _row(walk: Walk, node: Node, value: str, tolerance: float) -> Row:
         verdict = CARRIED if alone.within(tolerance) else WRONG
     found = explain(walk, value, tolerance) if verdict == WRONG else None
     return Row(node.name, node.type, node.location, value, shape, difference, alone, verdict, found)
-
-
-def _list(names: Any, most: int = 8) -> str:
-    shown = list(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.message import Message
 
+from jaffe.compile.precision import PRECISIONS
 from jaffe.netdef.builder import assign
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import NetParameter, NetState, SolverParameter
@@ -24,7 +25,6 @@ OF_THE_UPDATE = (
     "type", "base_lr", "lr_policy", "gamma", "power", "stepsize", "stepvalue", "warmup_iter", "momentum", "momentum2",
     "delta", "rms_decay", "weight_decay", "regularization_type", "clip_gradients", "trust_coefficient",
 )
-PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 
 
 @runtime_checkable

@@ -225,8 +225,10 @@ def check_shared(from_net: CompiledNet, net: CompiledNet) -> None:
 def share(from_net: CompiledNet, variables: Any, net: CompiledNet, own: Any) -> dict[str, Any]:
     """Variables for ``net`` from those of another net, for every layer that both have.
 
-    The shapes are those that ``check_shared`` found to fit.
+    Raises:
+        JaffeError: a layer's weights have other shapes in the two nets.
     """
+    check_shared(from_net, net)
     result = {group: {layer: dict(arrays) for layer, arrays in own[group].items()} for group in own}
     for layer, mine in net.stored.items():
         for one, other in zip(mine, from_net.stored.get(layer, ()), strict=False):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.netdef.errors import JaffeError, listed, suggest
 from jaffe.train.data import feed
 from jaffe.train.data.sources import ArraySource, Data, Dataset, RandomAccess, Record, open_dataset
 
@@ -52,7 +52,7 @@ def few_shot(data: Data, per_class: int, *, split: str = "train", label: str = "
     groups = _shuffled(labels, seed)
     short = [f"{name} has {len(members)}" for name, members in groups if len(members) < per_class]
     if short:
-        raise JaffeError(f"{dataset.name}: expected {per_class} records of each class; found fewer: {_few(short)}; "
+        raise JaffeError(f"{dataset.name}: expected {per_class} records of each class; found fewer: {listed(short, 10)}; "
                          "cap_labels takes what there is")
     chosen = np.stack([members[:per_class] for _, members in groups], axis=1).ravel()
     return _view(dataset, chosen, label, labels, f"few_shot({dataset.name}, {per_class})")
@@ -100,15 +100,15 @@ def only_labels(
     there = np.unique(classes).tolist()
     missing = [name for name in wanted if name not in there]
     if missing:
-        raise JaffeError(f"{dataset.name} has no records of class {_few(missing)}; it has {_few(there)}")
+        raise JaffeError(f"{dataset.name} has no records of class {listed(missing, 10)}; it has {listed(there, 10)}")
     if not wanted or len(set(wanted)) != len(wanted):
-        raise JaffeError(f"labels are classes, at least one and each once; received {_few(wanted) or 'none'}")
+        raise JaffeError(f"labels are classes, at least one and each once; received {listed(wanted, 10) or 'none'}")
     chosen = np.flatnonzero(np.isin(classes, wanted))
     if renumber:
         number = {name: i for i, name in enumerate(wanted)}
         new = [number.get(name, 0) for name in classes.tolist()]  # those not wanted are left out anyway
         found = np.array(new, found.dtype).reshape(found.shape)
-    return _view(dataset, chosen, label, found, f"only_labels({dataset.name}, {_few(wanted)})")
+    return _view(dataset, chosen, label, found, f"only_labels({dataset.name}, {listed(wanted, 10)})")
 
 
 class View:
@@ -198,8 +198,3 @@ def _shuffled(labels: np.ndarray, seed: int) -> list[tuple[int, np.ndarray]]:
 def _check_positive(what: str, number: int) -> None:
     if number < 1:
         raise JaffeError(f"{what} is a number of records, at least 1; received {number}")
-
-
-def _few(items: Iterable[Any], most: int = 10) -> str:
-    shown = [str(item) for item in items]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
