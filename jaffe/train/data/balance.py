@@ -52,7 +52,8 @@ def few_shot(data: Data, per_class: int, *, split: str = "train", label: str = "
     groups = _shuffled(labels, seed)
     short = [f"{name} has {len(members)}" for name, members in groups if len(members) < per_class]
     if short:
-        raise JaffeError(f"{dataset.name}: expected {per_class} records of each class; found fewer: {listed(short, 10)}; "
+        raise JaffeError(f"{dataset.name}: expected {per_class} records of each class; "
+                         f"found fewer: {listed(short, 10)}; "
                          "cap_labels takes what there is")
     chosen = np.stack([members[:per_class] for _, members in groups], axis=1).ravel()
     return _view(dataset, chosen, label, labels, f"few_shot({dataset.name}, {per_class})")
