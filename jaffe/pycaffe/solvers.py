@@ -102,6 +102,7 @@ class SGDSolver:
             self.test_nets.append(net)
         self.param = SolverParam(self._solver.proto)
         self._update = jax.jit(self._updated)
+        self._loss = jax.jit(self._solver.net.loss)
         self._pull()
 
     @property
@@ -234,7 +235,7 @@ class SGDSolver:
             *earlier, last = ((({} if self._source is None else self._source.inputs(part, data_key)), net_key)
                               for part, data_key, net_key in passes(before, batch, size))
             for inputs, key in earlier:
-                state = jax.jit(solver.net.loss)(variables, inputs, key)[1][1]
+                state = self._loss(variables, inputs, key)[1][1]
                 variables = {**variables, "state": state}
             machine.replay(last[0], variables, last[1])
 
