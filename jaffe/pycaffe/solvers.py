@@ -224,7 +224,7 @@ class SGDSolver:
 
     def _show(self, before: TrainState) -> None:
         """Let the blobs of ``net`` show the pass of the last update, computed again when they are looked at."""
-        machine, solver, size = self.net._machine, self._solver, self._solver.proto.iter_size
+        machine, size = self.net._machine, self._solver.proto.iter_size
         variables = before.variables
 
         def forward() -> None:
