@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaffe.netdef.errors import SpecError
@@ -48,3 +48,15 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write a file, text in UTF-8. Raises SpecError as ``replacing`` does."""
     with replacing(path) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def free_names(paths: Sequence[Path]) -> list[Path]:
+    """Names beside the paths that are free: ``x.1.png`` for a file, ``folder.1`` for a folder, one number for all."""
+    number = 1
+    while any(_numbered(path, number).exists() for path in paths):
+        number += 1
+    return [_numbered(path, number) for path in paths]
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}" if path.is_dir() else f"{path.stem}.{number}{path.suffix}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from jaffe.netdef.atomic import write_file
+from jaffe.netdef.atomic import free_names, write_file
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 
@@ -251,15 +251,8 @@ def make_room(paths: Sequence[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-    number = 1
-    while any(_numbered(path, number).exists() for path in paths):
-        number += 1
-    for path in paths:
-        path.rename(_numbered(path, number))
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}" if path.is_dir() else f"{path.stem}.{number}{path.suffix}")
+    for path, name in zip(paths, free_names(paths), strict=True):
+        path.rename(name)
 
 
 def _clean(value: Any) -> Any:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaffe.netdef.atomic import free_names
 from jaffe.netdef.errors import JaffeError
 
 _STEP = re.compile(r"iter_(\d+)")
@@ -94,9 +95,7 @@ class Snapshots:
         later = [path for iteration, path in _whole(self.directory).items() if iteration > after]
         if not later:
             return
-        number = 1
-        while (aside := self.directory.with_name(f"{self.directory.name}.{number}")).exists():
-            number += 1
+        (aside,) = free_names([self.directory])
         aside.mkdir()
         for path in later:
             path.rename(aside / path.name)
