@@ -64,7 +64,7 @@ class Evaluation:
     def repeats(self) -> bool:
         """Whether an evaluation takes records more than once: the data set ends before the batches do."""
         asked = self.iterations * self.feed.images
-        return not self._rest and any(asked > len(stream.dataset.records) for stream in self.feed._streams)
+        return not self._rest and any(asked > records for records, _ in self.feed.sizes)
 
     @cached_property
     def own(self) -> Any:
@@ -175,7 +175,7 @@ class Evaluation:
 
     def _items(self) -> int:
         """Records of the data set. Raises JaffeError when there is no one number."""
-        sizes = {(len(stream.dataset.records), stream.batch) for stream in self.feed._streams}
+        sizes = self.feed.sizes
         if len(sizes) == 1:
             return sizes.pop()[0]
         found = " and ".join(f"{items} records in batches of {batch}" for items, batch in sorted(sizes)) or "no data"

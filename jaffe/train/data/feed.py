@@ -105,6 +105,11 @@ class Feed:
                 raise JaffeError(f"{dataset.name}: field {field!r} holds {value.dtype}; expected numbers")
         return _Stream(dataset, fields, sizes.pop(), transforms, needed)
 
+    @property
+    def sizes(self) -> set[tuple[int, int]]:
+        """Of each data set how many records it has, and how many of them a batch takes."""
+        return {(len(stream.dataset.records), stream.batch) for stream in self._streams}
+
     def fetch(self, resident: Any, batch: Any, key: jax.Array) -> dict[str, jax.Array]:
         """Inputs of the net from a batch: gathered from resident data and transformed. Pure."""
         inputs = {}
