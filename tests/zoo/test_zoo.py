@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ import jaffe
 from jaffe import zoo
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, load
-from jaffe.zoo import nets
+from jaffe.netdef.graph import Node
+from jaffe.netdef.schema import settings_fields
 
 TABLES = Path(__file__).parent / "tables"
-NETS = {
-    "lenet": nets.lenet, "mlp": nets.mlp, "logreg": nets.logreg, "cifar10_quick": nets.cifar10_quick,
-    "autoencoder": nets.autoencoder,
-}
+NETS = {name: getattr(zoo, name) for name in (
+    "lenet", "mlp", "logreg", "cifar10_quick", "cifar10_full", "autoencoder", "caffenet", "googlenet", "squeezenet",
+    "resnet18", "mobilenet", "char_lstm",
+)}
 
 
 def table(name: str) -> str:
@@ -50,27 +52,77 @@ def test_specs_round_trip_as_prototxt(name: str):
 
 
 AUTOENCODER = sum(a * b + b for a, b in itertools.pairwise((784, 1000, 500, 250, 30, 250, 500, 1000, 784)))
+CHAR_LSTM = 128 * 256 + 4 * 256 * (256 + 1 + 256) + (256 + 1) * 128
+# Published figures; GoogLeNet's auxiliary classifiers (convolution, fc, classifier), autoencoder and LSTM: by hand.
+PUBLISHED = {
+    "lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "caffenet": 60_965_224,
+    "googlenet": 6_998_552 + (512 + 528 + 2) * 128 + 2 * (2048 + 1) * 1024 + 2 * (1024 + 1) * 1000,
+    "squeezenet": 1_235_496, "resnet18": 11_689_512, "mobilenet": 4_231_976, "autoencoder": AUTOENCODER,
+    "char_lstm": CHAR_LSTM,
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "params"), [("lenet", 431_080), ("cifar10_quick", 145_578), ("autoencoder", AUTOENCODER)]
-)
-def test_parameter_counts(name: str, params: int):
-    assert compile_net(NETS[name]()).cost().params == params
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts(name: str):
+    net = compile_net(NETS[name](), phase="TRAIN")
+    trained = sum(math.prod(one.weight.shape) for stored in net.stored.values() for one in stored if one.weight.trained)
+    assert trained == PUBLISHED[name]
 
 
-def test_cifar10_quick_is_the_published_net(shared: Path):
-    """Layer for layer the shapes and weights of Caffe's own deploy file."""
-    (path,) = shared.glob("models/files/cifar10_hdf5_and_binary/**/cifar10_quick.prototxt")
-    theirs, ours = compile_net(path), compile_net(nets.cifar10_quick(), phase="TEST", batch=1)
-    for layer, stored in theirs.stored.items():
-        assert [one.weight.shape for one in stored] == [one.weight.shape for one in ours.stored.get(layer, ())], layer
-    for blob in ("conv1", "pool1", "pool2", "pool3", "ip2"):
-        assert theirs.shape(blob) == ours.shape(blob)
+def test_auxiliary_classifiers_are_for_training_only():
+    train, test = (compile_net(zoo.googlenet(), phase=phase) for phase in ("TRAIN", "TEST"))
+    assert sorted(train.loss_tops.values()) == [pytest.approx(0.3), pytest.approx(0.3), 1]
+    assert list(test.loss_tops.values()) == [1]
+    assert test.cost().params == 6_998_552
 
 
-def test_every_net_has_a_recipe():
-    assert set(zoo.RECIPES) == set(NETS)
+# Published files, their classes, and the layers that differ.
+FILES = {
+    "cifar10_quick": ("models/files/cifar10_hdf5_and_binary/**/cifar10_quick.prototxt", 10, ()),
+    "cifar10_full": ("prototxt/files/everpeace+caffe/**/cifar10_full.prototxt", 10, ()),
+    "caffenet": ("prototxt/files/adilmoujahid*/**/caffenet_deploy_1.prototxt", 2, ()),
+    "googlenet": ("prototxt/files/NVIDIA*/**/ItemNetFinal/googlenet.prototxt", 1000, ()),
+    "squeezenet": ("prototxt/files/DeepScale*/SqueezeNet_v1.1/deploy.prototxt", 1000, ()),
+    # With a projection where the paper and torchvision have an identity; and a pool that is for images of 224x224 only.
+    "resnet18": ("prototxt/files/inisis*/**/resnet-18.prototxt", 1000,
+                 ("res2a_branch1", "bn2a_branch1", "scale2a_branch1", "pool5")),
+    "mobilenet": ("prototxt/files/shicai*/mobilenet_deploy.prototxt", 1000, ()),
+}
+
+
+def settings(node: Node) -> dict[str, object]:
+    """Fields of the layer's own message, or their defaults."""
+    return {
+        f"{field}.{one.name}": getattr(getattr(node.proto, field), one.name)
+        for field in settings_fields(node.type) for one in getattr(node.proto, field).DESCRIPTOR.fields
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nets_are_the_published_ones(shared: Path, name: str):
+    """Layer for layer the type, shapes and weights of a published file, under the same names; of layers without weights
+    the settings too."""
+    pattern, classes, different = FILES[name]
+    (path,) = shared.glob(pattern)
+    theirs = compile_net(path)
+    ours = compile_net(NETS[name](classes=classes), phase="TEST", batch=theirs.shape("data")[0])
+    mine = {node.name: node for node in ours.graph.nodes}
+    compared = 0
+    for node in theirs.graph.nodes:
+        if node.type in ("Input", "Softmax") or node.name in different:
+            continue
+        assert mine[node.name].type == node.type, node.name
+        stored = [[one.weight.shape for one in net.stored[node.name]] for net in (theirs, ours)]
+        assert stored[0] == stored[1], node.name
+        assert theirs.shape(node.proto.top[0]) == ours.shape(node.proto.top[0]), node.name
+        if not stored[0]:
+            assert settings(mine[node.name]) == settings(node), node.name
+        compared += 1
+    assert compared >= len(mine) - 3 - len(different)  # data, loss and accuracy
+
+
+def test_recipes_are_of_nets():
+    assert set(zoo.RECIPES) <= set(NETS)
     with pytest.raises(JaffeError, match="no recipe 'lnet'; did you mean 'lenet'"):
         zoo.recipe("lnet")
 
