@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaffe import heap as _heap
+
 if TYPE_CHECKING:
     from jaffe.compile import CompiledNet as CompiledNet
     from jaffe.compile import Context as Context
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from jaffe.train import Solver as Solver
 
 __version__ = "0.1.0"
+
+_heap.keep()
 
 _HOME = {
     "compile": (

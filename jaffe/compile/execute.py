@@ -53,7 +53,7 @@ def execute(
                 x if allowed else lax.stop_gradient(x)
                 for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
             ]
-        context = Context(node, None if rng is None else fold(rng, node.name), net.dtype)
+        context = Context(node, None if rng is None else fold(rng, node.name), net.dtype, net.lowering)
         with jax.named_scope(node.name.replace("/", ".")):
             tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaffe.compile.lowering import Lowering
 from jaffe.netdef.errors import suggest
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import FillerParameter
@@ -56,11 +57,13 @@ class Context:
         rng: key of this layer for this call, or ``None``.
         node: the layer as declared, for messages.
         dtype: of the net's blobs.
+        lowering: how operations are told to XLA.
     """
 
     node: Node
     rng: Array | None = None
     dtype: Any = jnp.float32
+    lowering: Lowering = field(default_factory=Lowering)
 
     def key(self) -> Array:
         """The layer's random key. Raises SpecError when the caller gave none."""
@@ -168,9 +171,22 @@ class Layer:
         return ([i not in self.constant_bottoms for i in range(len(self.node.bottoms))],
                 [i not in self.constant_tops for i in range(len(self.node.tops))])
 
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+        """How the passes (``"forward"``, ``"input"``, ``"weight"``) are computed, where there is a choice."""
+        return {}
+
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         """Whether every top is the first bottom, unchanged."""
         return False
+
+    def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
+        """Whether the top is the bottom times one number a channel (axis 1), plus another, neither of which depends on
+        the bottom: ``channel_affine`` gives them."""
+        return False
+
+    def channel_affine(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Factor (C) and shift (C) of a layer that ``is_channel_affine``."""
+        raise NotImplementedError
 
     def axis(self, value: int, ndim: int, field: str = "axis", signed: bool = True) -> int:
         """A possibly negative axis as an index in [0, ndim). Raises SpecError when out of range."""

@@ -15,9 +15,12 @@ from jaffe.compile import layers as _layers  # noqa: F401  registers the layer t
 from jaffe.compile.cost import Cost, cost
 from jaffe.compile.execute import execute, fold
 from jaffe.compile.fillers import fill
+from jaffe.compile.fused import make_program
 from jaffe.compile.infer import Inferred, Stored, infer
-from jaffe.compile.layer import Layer, Shape, make_layer
+from jaffe.compile.layer import Layer, Shape
 from jaffe.compile.layers.python import trust
+from jaffe.compile.lowering import Lowering
+from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
@@ -51,6 +54,8 @@ def compile_net(
     dtype: Any = jnp.float32,
     precision: str = "float32",
     python_modules: Sequence[str] = (),
+    lowering: str = "auto",
+    autotune: bool = False,
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
 
@@ -69,6 +74,12 @@ def compile_net(
             to be exact: rounded scores may tie, which Accuracy counts as wrong.
         python_modules: names of the modules whose code the net's Python layers may run; others are refused
             before anything is imported.
+        lowering: ``"auto"`` chooses for every convolution, pooling and normalisation how XLA is told to compute it,
+            each pass on its own (``net.summary(lowering=True)`` shows it); such a net has gradients, and gradients of
+            gradients, but no forward-mode derivative (``jax.jvp``). ``"plain"`` is XLA's own operations: slower, and
+            differentiable in every mode.
+        autotune: choose by measuring on this machine, when a shape is first met, in place of the rules; what was
+            fastest is remembered on disk.
 
     Raises:
         SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
@@ -83,7 +94,8 @@ def compile_net(
     graph = resolve(source, NetState(phase, own.level if level is None else level, (*own.stage, *stages)))
     graph = trust(graph, python_modules)
     dtype = _dtype(dtype)
-    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype))
+    how = lowering_of(lowering, autotune)
+    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how)
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -112,13 +124,18 @@ class CompiledNet:
         outputs: names of the blobs that ``apply`` returns, in alphabetical order as Caffe has them.
         dtype: of weights, and of the blobs that go in and come out.
         precision: dtype of matrix products and of what lies between them: ``dtype``, or bfloat16.
+        lowering: how operations are told to XLA.
     """
 
-    def __init__(self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None):
+    def __init__(
+        self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None,
+        lowering: Lowering = Lowering(),  # noqa: B008  immutable
+    ):
         self.graph = graph
         self.inferred = inferred
         self.dtype = dtype
         self.precision = dtype if precision is None else precision
+        self.lowering = lowering
         self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
         self.outputs = graph.outputs
         self._programs: dict[frozenset[str], tuple[tuple[Node, Layer], ...]] = {}
@@ -275,10 +292,15 @@ class CompiledNet:
         """
         return cost(self.graph, self.inferred)
 
-    def summary(self) -> Summary:
+    def summary(self, *, lowering: bool = False) -> Summary:
         """A table of the net: layer, type, inputs, output shape, parameters, FLOPs forward and backward. Prints as
-        text."""
-        return summarise(self.graph, self.inferred)
+        text.
+
+        Args:
+            lowering: also how each pass of convolutions and poolings is computed on the default device, and the
+                milliseconds that the rules expect of it and of XLA's own way, on two CPU cores.
+        """
+        return summarise(self.graph, self.inferred, self.lowering if lowering else None, self.precision)
 
     def as_linen(self) -> linen.Module:
         """The net as a Flax Linen module: ``module.init(key, inputs)``, ``module.apply(variables, inputs)``.
@@ -375,6 +397,12 @@ class CompiledNet:
         """The values ``keep``, and the new state. ``anew``: carried state is zero, whatever the variables have."""
         env = read_inputs(self, inputs)
         if keep not in self._programs:
-            self._programs[keep] = tuple((node, make_layer(node)) for node in self.program(keep).nodes)
-        env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew)
+            self._programs[keep] = make_program(self.program(keep).nodes)
+        try:
+            env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise JaffeError('forward-mode derivatives (jax.jvp, jax.jacfwd) are of nets compiled with '
+                             'lowering="plain"; found one whose gradients are written by hand') from None
         return {name: env[name].astype(self.dtype) for name in keep}, state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from jaffe.compile.cost import LayerCost, cost
 from jaffe.compile.infer import Inferred
+from jaffe.compile.lowering import Lowering
 from jaffe.netdef.graph import Graph, Node
 
 
@@ -21,10 +23,11 @@ class Summary(str):
         return str(self)
 
 
-def summarise(graph: Graph, inferred: Inferred) -> Summary:
+def summarise(graph: Graph, inferred: Inferred, lowering: Lowering | None = None, dtype: Any = "float32") -> Summary:
     """The net as a table: layer, type, inputs, output shape, parameters (and who owns shared ones), FLOPs.
 
-    A net with a loss has a column of the backward pass too, and remarks on what is frozen and what has none.
+    A net with a loss has a column of the backward pass too, and remarks on what is frozen and what has none. With a
+    lowering and the dtype of products, a column of how each pass that is needed is computed.
     """
     costs = cost(graph, inferred)
     trains = any(layer.gradients.needed for layer in costs.layers)
@@ -38,6 +41,8 @@ def summarise(graph: Graph, inferred: Inferred) -> Summary:
     table.add_column("MFLOPs", f"{costs.flops / 1e6:,.3f}", justify="right")
     if trains:
         table.add_column("backward", f"{costs.backward_flops / 1e6:,.3f}", justify="right")
+    if lowering is not None:
+        table.add_column("lowering")
     table.add_column("remarks")
     for node, layer in zip(graph.nodes, costs.layers, strict=True):
         row = [
@@ -51,10 +56,20 @@ def summarise(graph: Graph, inferred: Inferred) -> Summary:
         ]
         if trains:
             row.insert(-1, f"{layer.backward_flops / 1e6:,.3f}" if layer.backward_flops else "")
+        if lowering is not None:
+            row.insert(-1, _lowered(node, inferred, layer, lowering, dtype))
         table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=160, no_color=True, force_jupyter=False).print(table)
     return Summary("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))
+
+
+def _lowered(node: Node, inferred: Inferred, layer: LayerCost, lowering: Lowering, dtype: Any) -> str:
+    """A line a pass."""
+    bottoms = [inferred.shapes[value] for value in node.bottoms]
+    needed = {"forward": True, "input": any(layer.gradients.bottoms), "weight": "weight" in layer.gradients.weights}
+    ways = inferred.layers[node.name].lowered(bottoms, lowering, dtype)
+    return "\n".join(f"{which}: {how}" for which, how in ways.items() if needed[which])
 
 
 def _remarks(node: Node, inferred: Inferred, layer: LayerCost, trains: bool) -> list[str]:

@@ -40,7 +40,8 @@ class Machine:
     def __init__(self, net: CompiledNet):
         self.net = net
         graph = insert_splits(net.graph)
-        self.parts = Parts(CompiledNet(graph, infer(graph, net.inferred.inputs), net.dtype, net.precision))
+        inferred = infer(graph, net.inferred.inputs)
+        self.parts = Parts(CompiledNet(graph, inferred, net.dtype, net.precision, net.lowering))
         self.pending: dict[bool, Callable[[], None]] = {}
         self.loss_weights = {self.parts.blob[top]: weight for node in graph.nodes
                              for top, weight in zip(node.tops, node.loss_weights, strict=True) if weight}

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
+from jaffe.compile.lowering import normalise_batch
 from jaffe.netdef.jaffe_pb2 import BNParameter, FillerParameter
 
 
@@ -52,19 +53,27 @@ class BatchNorm(Layer):
     def apply_with_state(
         self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
     ) -> tuple[Sequence[Array], dict[str, Array]]:
-        x = bottoms[0]
-        shape = (1, -1, *[1] * (x.ndim - 2)) if x.ndim > 1 else (-1,)
-        if self.uses_state:
-            factor = weights["factor"]
-            inverse = jnp.where(factor == 0, 0, 1 / jnp.where(factor == 0, 1, factor))
-            mean, variance = weights["mean"] * inverse, weights["variance"] * inverse
-            new = {}
-        else:
-            axes = (0, *range(2, x.ndim))
-            mean = x.mean(axes).reshape(-1)
-            variance = jnp.square(x - mean.reshape(shape)).mean(axes).reshape(-1)
-            new = self._updated(weights, mean, variance, x.size // mean.size)
-        return [(x - mean.reshape(shape)) * lax.rsqrt(variance + self.p.eps).reshape(shape)], new
+        x = bottoms[0] if bottoms[0].ndim > 1 else bottoms[0][:, None]
+        if not self.uses_state:
+            y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering)
+            new = self._updated(weights, mean, variance, x.size // x.shape[1])
+            return [y.reshape(bottoms[0].shape)], new
+        mean, variance = (one.reshape(-1, *[1] * (x.ndim - 2)) for one in self._stored(weights))
+        return [((x - mean) * lax.rsqrt(variance + self.p.eps)).reshape(bottoms[0].shape)], {}
+
+    def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
+        return self.uses_state and len(bottoms[0]) > 1
+
+    def channel_affine(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        mean, variance = self._stored(weights)
+        factor = lax.rsqrt(variance + self.p.eps)
+        return factor, -mean * factor
+
+    def _stored(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Mean and variance."""
+        factor = weights["factor"]
+        inverse = jnp.where(factor == 0, 0, 1 / jnp.where(factor == 0, 1, factor))
+        return weights["mean"] * inverse, weights["variance"] * inverse
 
     def _updated(self, weights: Mapping[str, Array], mean: Array, variance: Array, count: int) -> dict[str, Array]:
         kept = self.p.moving_average_fraction
@@ -147,29 +156,35 @@ class BN(Layer):
             scale, shift = stored["scale"], stored["shift"]
             if self.p.bn_mode == BNParameter.INFERENCE:
                 return [x * scale + shift], {}
-            mean, variance = _statistics(x)
-            return [(x - mean) * (scale * lax.rsqrt(variance + 1e-9)) + shift], {}
-        new = {}
-        if self.train and not self.p.frozen:
-            mean, variance = _statistics(x)
-            kept = self.p.momentum
-            for name, value in (("mean", mean), ("variance", variance)):
-                average = kept * stored[name] + (1 - kept) * lax.stop_gradient(value)
-                new[name] = average.reshape(weights[name].shape)
-        else:
-            mean, variance = stored["mean"], stored["variance"]
-        return [(x - mean) * (stored["slope"] * lax.rsqrt(variance + self.p.eps)) + stored["bias"]], new
+            y, _, _ = normalise_batch(x, 1e-9, ctx.lowering)
+            return [y * scale + shift], {}
+        if self._uses_state:
+            inverse = lax.rsqrt(stored["variance"] + self.p.eps)
+            return [(x - stored["mean"]) * (stored["slope"] * inverse) + stored["bias"]], {}
+        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering)
+        kept, new = self.p.momentum, {}
+        for name, value in (("mean", mean), ("variance", variance)):
+            average = kept * weights[name].reshape(-1) + (1 - kept) * lax.stop_gradient(value)
+            new[name] = average.reshape(weights[name].shape)
+        return [y * stored["slope"] + stored["bias"]], new
+
+    def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
+        return self._uses_state
+
+    def channel_affine(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        stored = {name: array.reshape(-1) for name, array in weights.items()}
+        if self.segnet:
+            return stored["scale"], stored["shift"]
+        factor = stored["slope"] * lax.rsqrt(stored["variance"] + self.p.eps)
+        return factor, stored["bias"] - stored["mean"] * factor
+
+    @property
+    def _uses_state(self) -> bool:
+        """Whether what it computes with is stored, rather than the batch's."""
+        return self.p.bn_mode == BNParameter.INFERENCE if self.segnet else self.p.frozen or not self.train
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
-        batch = self.p.bn_mode == BNParameter.LEARN if self.segnet else self.train and not self.p.frozen
-        return math.prod(tops[0]) * (8 if batch else 2 if self.segnet else 4)
+        return math.prod(tops[0]) * (8 if not self._uses_state else 2 if self.segnet else 4)
 
 
 _SEGNET = ("scale_filler", "shift_filler", "bn_mode")
-
-
-def _statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel, with axes of size 1 for the others."""
-    axes = (0, *range(2, x.ndim))
-    mean = x.mean(axes, keepdims=True)
-    return mean, jnp.square(x - mean).mean(axes, keepdims=True)

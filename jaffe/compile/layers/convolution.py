@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
 
 from jaffe.compile.layer import Array, Context, Shape, Weight, built_in
 from jaffe.compile.layers.windows import Windowed, shown
-from jaffe.compile.lowering import ConvGeometry, convolution, deconvolution
-from jaffe.compile.lowering.convolution import flops, out_size
-from jaffe.compile.lowering.deconvolution import flops as transposed_flops
-from jaffe.compile.lowering.deconvolution import out_size as transposed_size
+from jaffe.compile.lowering import ConvGeometry, Lowering, convolution, deconvolution
+from jaffe.compile.lowering.convolution import explain, explain_transpose, transposed_size
+from jaffe.compile.lowering.geometry import flops, out_size
 
 
 @built_in("Convolution")
@@ -64,20 +65,30 @@ class Convolution(Windowed):
         return weights
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        return [self._one(weights, x) for x in bottoms]
+        return [self._one(weights, x, ctx.lowering) for x in bottoms]
+
+    def scaled(self, weight: Array, factor: Array) -> Array:
+        """The weight that gives each output times its ``factor`` (num_output)."""
+        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+        axis = self.axis(self.p.axis, len(bottoms[0]))
+        shape = (math.prod(bottoms[0][:axis]), *bottoms[0][axis:])
+        geometry = self.geometry(len(shape) - 2, self._group(shape[1]))
+        return self._explain(shape, self.weights(bottoms)[0].shape, geometry, dtype, lowering)
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         weight = self.weights(bottoms)[0].shape
         products = sum(self._flops(bottom, weight, top) for bottom, top in zip(bottoms, tops, strict=True))
         return products + (sum(map(math.prod, tops)) if self.p.bias_term else 0)
 
-    def _one(self, weights: Mapping[str, Array], x: Array) -> Array:
+    def _one(self, weights: Mapping[str, Array], x: Array, lowering: Lowering) -> Array:
         axis = self.axis(self.p.axis, x.ndim)
         spatial = x.ndim - axis - 1
         batch, geometry = x.shape[:axis], self.geometry(spatial, self._group(x.shape[axis]))
         weight = weights["weight"].astype(x.dtype)
-        y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weight, geometry)
-        if self.p.bias_term:
+        y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weight, geometry, lowering)
+        if "bias" in weights:
             y = y + weights["bias"].reshape(-1, *[1] * spatial)
         return y.reshape(*batch, *y.shape[1:]) if axis != 1 else y
 
@@ -101,8 +112,13 @@ class Convolution(Windowed):
     def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
         return out_size(size, kernel, stride, pad, dilation)
 
-    def _product(self, x: Array, weight: Array, geometry: ConvGeometry) -> Array:
-        return convolution(x, weight, geometry)
+    def _product(self, x: Array, weight: Array, geometry: ConvGeometry, lowering: Lowering) -> Array:
+        return convolution(x, weight, geometry, lowering)
+
+    def _explain(
+        self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
+    ) -> Mapping[str, str]:
+        return explain(x, weight, geometry, dtype, lowering)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
         return flops(weight, top)
@@ -124,17 +140,28 @@ class Deconvolution(Convolution):
 
     _misfit = "leaves no output for an input of"
 
+    def scaled(self, weight: Array, factor: Array) -> Array:
+        channels, outputs = weight.shape[:2]
+        by_group = factor.reshape(-1, 1, outputs)
+        each = jnp.broadcast_to(by_group, (len(by_group), channels // len(by_group), outputs))
+        return weight * each.reshape(channels, outputs, *[1] * (weight.ndim - 2))
+
     def _weight_channels(self, channels: int) -> tuple[int, int]:
         return channels, self._outputs(channels) // self._group(channels)
 
     def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
         return transposed_size(size, kernel, stride, pad, dilation)
 
-    def _product(self, x: Array, weight: Array, geometry: ConvGeometry) -> Array:
-        return deconvolution(x, weight, geometry)
+    def _product(self, x: Array, weight: Array, geometry: ConvGeometry, lowering: Lowering) -> Array:
+        return deconvolution(x, weight, geometry, lowering)
+
+    def _explain(
+        self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
+    ) -> Mapping[str, str]:
+        return explain_transpose(x, weight, geometry, dtype, lowering)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
-        return transposed_flops(bottom, weight)
+        return 2 * math.prod(bottom) * math.prod(weight[1:])
 
 
 @built_in("DepthwiseConvolution")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
+import jax.numpy as jnp
+
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
 from jaffe.compile.layers.indexing import take_rows
@@ -41,7 +43,11 @@ class InnerProduct(Layer):
         axis = self.axis(self.p.axis, x.ndim)
         x = x.reshape(*x.shape[:axis], w.shape[0 if self.p.transpose else 1])
         y = x @ (w if self.p.transpose else w.T)
-        return [y + weights["bias"] if self.p.bias_term else y]
+        return [y + weights["bias"] if "bias" in weights else y]
+
+    def scaled(self, weight: Array, factor: Array) -> Array:
+        """The weight that gives each output times its ``factor`` (num_output)."""
+        return weight * (factor if self.p.transpose else factor[:, None])
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         inputs = math.prod(bottoms[0][self.axis(self.p.axis, len(bottoms[0])) :])
@@ -76,6 +82,9 @@ class _Broadcast(Layer):
             raise self.node.error(f"num_axes {count} from axis {axis} is out of range for a blob of shape {x}")
         return axis, x[axis:] if count == -1 else x[axis : axis + count]
 
+    def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
+        return len(bottoms) == 1 and self._span(bottoms) == (1, bottoms[0][1:2])
+
     def _broadcast(self, bottoms: Sequence[Array]) -> Shape:
         """The shape in which the operand broadcasts over the first bottom."""
         axis, shape = self._span([bottom.shape for bottom in bottoms])
@@ -108,6 +117,10 @@ class Scale(_Broadcast):
         y = bottoms[0] * (bottoms[1] if len(bottoms) == 2 else weights["scale"]).reshape(broadcast)
         return [y + weights["bias"].reshape(broadcast) if self.p.bias_term else y]
 
+    def channel_affine(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        scale = weights["scale"]
+        return scale, weights["bias"] if self.p.bias_term else jnp.zeros_like(scale)
+
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * (1 + int(self.p.bias_term))
 
@@ -129,6 +142,9 @@ class Bias(_Broadcast):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         bias = bottoms[1] if len(bottoms) == 2 else weights["bias"]
         return [bottoms[0] + bias.reshape(self._broadcast(bottoms))]
+
+    def channel_affine(self, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+        return jnp.ones_like(weights["bias"]), weights["bias"]
 
 
 @built_in("Embed")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
+from jaffe.compile.lowering import normalise_response
 from jaffe.netdef.jaffe_pb2 import LRNParameter
 
 
@@ -37,16 +37,12 @@ class LRN(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x, p = bottoms[0], self.p
-        within = p.norm_region == LRNParameter.WITHIN_CHANNEL
-        # Half widths of the window; a wider one than the blob sums nothing more.
-        reach = [0, *(min((p.local_size - 1) // 2, n - 1) for n in x.shape[1:])]  # the batch may be symbolic
-        reach = [0, 0, *reach[2:]] if within else [0, reach[1], 0, 0]
-        total = lax.reduce_window(
-            x * x, np.zeros((), x.dtype)[()], lax.add, [2 * r + 1 for r in reach], [1] * 4, [(r, r) for r in reach]
-        )
-        if within:
-            return [x * (1 + p.alpha / p.local_size**2 * total) ** -p.beta]
-        return [x * (p.k + p.alpha / p.local_size * total) ** -p.beta]
+        half = (p.local_size - 1) // 2  # a window wider than the blob sums nothing more
+        if p.norm_region == LRNParameter.WITHIN_CHANNEL:
+            reach = (0, *(min(half, n - 1) for n in x.shape[2:]))
+            return [normalise_response(x, reach, p.alpha / p.local_size**2, p.beta, 1, ctx.lowering)]
+        reach = (min(half, x.shape[1] - 1), 0, 0)
+        return [normalise_response(x, reach, p.alpha / p.local_size, p.beta, p.k, ctx.lowering)]
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         size = self.p.local_size

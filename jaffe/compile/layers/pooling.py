@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaffe.compile.layer import Arithmetic, Array, Context, Layer, Shape, built_in
 from jaffe.compile.layers.windows import shown, side_pads
-from jaffe.compile.lowering import PoolGeometry, average_pool, max_places, max_pool, stochastic_pool
+from jaffe.compile.lowering import Lowering, PoolGeometry, average_pool, max_places, max_pool, stochastic_pool
+from jaffe.compile.lowering.pooling import pooling_way
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import PoolingParameter
 
@@ -65,8 +67,13 @@ class Pooling(Layer):
         x = bottoms[0]
         geometry = self.geometry(x.shape)
         key = ctx.key() if self.train and self.p.pool == PoolingParameter.STOCHASTIC else None
-        pooled = _pool(x, geometry, self.p.pool, key)
+        pooled = _pool(x, geometry, self.p.pool, key, ctx.lowering)
         return [pooled] if len(self.node.tops) == 1 else [pooled, max_places(x, geometry)]
+
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+        if self.p.pool == PoolingParameter.STOCHASTIC:
+            return {}
+        return dict.fromkeys(("forward", "input"), pooling_way(self.geometry(bottoms[0]), lowering))
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * math.prod(self.geometry(bottoms[0]).kernel)
@@ -178,7 +185,7 @@ class SPP(Layer):
         x = bottoms[0]
         key = ctx.key() if self.train and self.p.pool == PoolingParameter.STOCHASTIC else None
         pooled = [
-            _pool(x, geometry, self.p.pool, None if key is None else jax.random.fold_in(key, level))
+            _pool(x, geometry, self.p.pool, None if key is None else jax.random.fold_in(key, level), ctx.lowering)
             for level, geometry in enumerate(self.levels(x.shape))
         ]
         if len(pooled) == 1:
@@ -203,10 +210,10 @@ def _arithmetic(method: int) -> Arithmetic:
     return "elementwise" if method == PoolingParameter.MAX else "sums"
 
 
-def _pool(x: Array, geometry: PoolGeometry, method: int, key: Array | None) -> Array:
+def _pool(x: Array, geometry: PoolGeometry, method: int, key: Array | None, lowering: Lowering) -> Array:
     """One way of pooling; the enum of ``spp_param`` has the numbers of ``pooling_param``'s."""
     if method == PoolingParameter.AVE:
-        return average_pool(x, geometry)
+        return average_pool(x, geometry, lowering)
     if method == PoolingParameter.STOCHASTIC:
         return stochastic_pool(x, geometry, key)
-    return max_pool(x, geometry)
+    return max_pool(x, geometry, lowering)

@@ -12,8 +12,7 @@ from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
-
-Hidden = tuple[Array, ...]
+from jaffe.compile.lowering.recurrence import Hidden, recur
 
 
 class Recurrent(Layer):
@@ -97,18 +96,10 @@ class Recurrent(Layer):
         if self.has_static(bottoms):
             static = bottoms[2]
             products = products + _product(static.reshape(static.shape[0], -1), weights["static_weight"].T, x.dtype)
-        recurrent = weights["hidden_weight"].T
-
-        def body(hidden: Hidden, inputs: tuple[Array, Array]) -> tuple[Hidden, Array]:
-            product, going_on = inputs
-            kept = (going_on * hidden[0], *hidden[1:])
-            # Rounded in here, so that what is carried, and the weight's gradient, add up over the steps unrounded.
-            hidden = self.step(kept, product + _product(kept[0], recurrent, x.dtype), going_on)
-            return hidden, hidden[0]
-
         keep = (lambda value: value) if self.p.hidden_gradient else lax.stop_gradient
         start = tuple(keep(value)[0].astype(products.dtype) for value in first)
-        last, steps = lax.scan(body, start, (products, cont))
+        recurrent = weights["hidden_weight"].T
+        last, steps = recur(self.step, start, products, cont, recurrent, x.dtype, ctx.lowering)
         after = [keep(value)[None] for value in last]
         output = self.output(weights, steps, x.dtype)
         if self.exposed:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaffe.compile.layer import Array, Context, Shape, Weight, built_in
 from jaffe.compile.layers.windows import Windowed, shown
 from jaffe.compile.lowering import unfold
-from jaffe.compile.lowering.convolution import out_size
+from jaffe.compile.lowering.geometry import out_size
 
 
 class Unfolding(Windowed):

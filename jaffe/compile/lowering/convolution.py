@@ -1,29 +1,29 @@
-"""Convolution: candidates with one meaning, and the rule that picks one."""
+"""Convolution and its transpose: one meaning, with a way of its own for each pass."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaffe.compile.lowering.unfold import Pads
+from jaffe.compile.lowering import conv_plain
+from jaffe.compile.lowering.candidates import CANDIDATES, Pass, Problem
+from jaffe.compile.lowering.choose import PASSES, Lowering, Ways
+from jaffe.compile.lowering.costs import predicted
+from jaffe.compile.lowering.geometry import ConvGeometry
+from jaffe.compile.lowering.upsampling import by_phase, fits_by_phase
+
+# XLA:CPU runs grouped convolutions many times slower than the groups one by one
+# (github.com/jax-ml/jax/issues/13800); beyond this many groups compile time outweighs it.
+MOST_SPLITS = 8
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
-    """Per spatial axis: stride, zero padding before and after, and dilation; and the number of groups."""
-
-    stride: tuple[int, ...]
-    pad: Pads
-    dilation: tuple[int, ...]
-    group: int = 1
-
-
-def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering) -> jax.Array:
     """Cross-correlation with zero padding.
 
     Args:
@@ -33,52 +33,167 @@ def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.
     Returns:
         (N, O, out...), ``out = floor((in + before + after - dilation (kernel - 1) - 1) / stride) + 1``.
     """
-    return choose(x.shape, weight.shape, geometry)(x, weight, geometry)
+    if not geometry.spatial:
+        return _matmul(x, weight, geometry.group)
+    if lowering.plain:
+        return conv_plain.plain(x, weight, geometry)
+
+    def one(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+        ways = lowering.ways(x.shape, weight.shape, geometry, x.dtype)
+        return _tuned(x, weight, geometry, ways) if ways else conv_plain.last(x, weight, geometry)
+
+    return _by_groups(one, x, weight, geometry, lowering, depthwise=geometry.group == x.shape[1])
 
 
-def choose(x: Sequence[int], weight: Sequence[int], geometry: ConvGeometry) -> Callable[..., jax.Array]:
-    """The candidate for these shapes on the default backend."""
-    if len(x) == 2:
-        return as_matmul
-    if jax.default_backend() == "cpu" and 1 < geometry.group <= MOST_SPLITS:
-        return split_groups
-    return plain
+def deconvolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering) -> jax.Array:
+    """The transpose of ``convolution`` with the same weight and geometry: its gradient with respect to x.
+
+    Args:
+        x: (N, C, spatial...).
+        weight: (C, O / group, kernel...).
+
+    Returns:
+        (N, O, out...), ``out = stride (in - 1) + dilation (kernel - 1) + 1 - before - after``.
+    """
+    if not geometry.spatial:
+        return _matmul(x, _swapped(weight, geometry.group), geometry.group)
+    if lowering.plain:
+        return _transposed(x, weight, geometry)
+    if lowering.on_cpu and fits_by_phase(weight.shape, geometry):
+        return by_phase(x, weight, geometry)
+
+    def one(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+        spatial = transposed_outs(x.shape[2:], weight.shape[2:], geometry)
+        shape = (x.shape[0], weight.shape[1] * geometry.group, *spatial)
+        ways = lowering.ways(shape, weight.shape, geometry, x.dtype)
+        if ways is None:
+            return _transposed(x, weight, geometry)
+        return _tuned_transpose(x, weight, geometry, ways, spatial)
+
+    return _by_groups(one, x, weight, geometry, lowering, depthwise=weight.shape[1] == 1)
 
 
-# XLA:CPU runs grouped convolutions many times slower than the groups one by one
-# (github.com/jax-ml/jax/issues/13800); beyond this many groups compile time outweighs it.
-MOST_SPLITS = 8
+def transposed_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
+    """Output size of deconvolution; may be zero or negative where the padding takes everything away."""
+    return stride * (size - 1) + dilation * (kernel - 1) + 1 - sum(pad)
 
 
-def plain(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
-    """XLA's own convolution: the reference for every other candidate."""
+def transposed_outs(spatial: Sequence[int], kernel: Sequence[int], geometry: ConvGeometry) -> tuple[int, ...]:
+    """The output sizes of deconvolution."""
+    axes = zip(spatial, kernel, geometry.stride, geometry.pad, geometry.dilation, strict=True)
+    return tuple(transposed_size(*axis) for axis in axes)
+
+
+def explain(
+    x: Sequence[int], weight: Sequence[int], geometry: ConvGeometry, dtype: Any, lowering: Lowering
+) -> dict[Pass, str]:
+    """For each pass of a convolution of these shapes how it is computed, and what the rules expect of it.
+
+    Such as ``"winograd4, 2.1 ms (xla 5.3)"``; of grouped ones, for one group and its number.
+    """
+    if lowering.plain or not geometry.spatial:
+        return dict.fromkeys(PASSES, "plain")
+    group = geometry.group
+    split = group > 1 and group != x[1] and lowering.on_cpu
+    if split:
+        x, weight = (x[0], x[1] // group, *x[2:]), (weight[0] // group, *weight[1:])
+        geometry = geometry.one_group()
+    ways = lowering.ways(x, weight, geometry, dtype)
+    if ways is None:
+        return dict.fromkeys(PASSES, "xla")
+    times = f"{group} x " if split else ""
+    problems = {one: Problem(one, tuple(x), tuple(weight), geometry, np.dtype(dtype).name) for one in PASSES}
+    return {
+        one: f"{times}{name}, {predicted(problems[one], name):.2f} ms" + (
+            f" (xla {predicted(problems[one], 'xla'):.2f})" if name != "xla" else "")
+        for one, name in zip(PASSES, ways, strict=True)
+    }
+
+
+def explain_transpose(
+    x: Sequence[int], weight: Sequence[int], geometry: ConvGeometry, dtype: Any, lowering: Lowering
+) -> dict[Pass, str]:
+    """``explain`` of a deconvolution, whose forward pass is the input gradient of the convolution, and the reverse."""
+    if not lowering.plain and lowering.on_cpu and geometry.spatial and fits_by_phase(weight, geometry):
+        return dict.fromkeys(PASSES, "by phase")
+    spatial = transposed_outs(x[2:], weight[2:], geometry)
+    found = explain((x[0], weight[1] * geometry.group, *spatial), weight, geometry, dtype, lowering)
+    return {"forward": found["input"], "input": found["forward"], "weight": found["weight"]}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _tuned(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways: Ways) -> jax.Array:
+    return CANDIDATES["forward"][ways.forward].function(x, weight, geometry)
+
+
+def _tuned_forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways: Ways):  # type: ignore[no-untyped-def]
+    return _tuned(x, weight, geometry, ways), (x, weight)
+
+
+def _tuned_backward(geometry, ways, kept, gradient):  # type: ignore[no-untyped-def]
+    x, weight = kept
+    return (CANDIDATES["input"][ways.input].function(gradient, weight, geometry, x.shape[2:]),
+            CANDIDATES["weight"][ways.weight].function(x, gradient, geometry, weight.shape[2:]))
+
+
+_tuned.defvjp(_tuned_forward, _tuned_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _tuned_transpose(
+    x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways: Ways, spatial: tuple[int, ...]
+) -> jax.Array:
+    return CANDIDATES["input"][ways.input].function(x, weight, geometry, spatial)
+
+
+def _transpose_forward(x, weight, geometry, ways, spatial):  # type: ignore[no-untyped-def]
+    return _tuned_transpose(x, weight, geometry, ways, spatial), (x, weight)
+
+
+def _transpose_backward(geometry, ways, spatial, kept, gradient):  # type: ignore[no-untyped-def]
+    x, weight = kept
+    return (CANDIDATES["forward"][ways.forward].function(gradient, weight, geometry),
+            CANDIDATES["weight"][ways.weight].function(gradient, x, geometry, weight.shape[2:]))
+
+
+_tuned_transpose.defvjp(_transpose_forward, _transpose_backward)
+
+
+def _by_groups(
+    one: Callable[..., jax.Array], x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering,
+    depthwise: bool,
+) -> jax.Array:
+    """Groups one by one on the CPU; all at once elsewhere, and where each channel is a group."""
+    group = geometry.group
+    if group == 1 or depthwise or not lowering.on_cpu:
+        return one(x, weight, geometry)
+    single = geometry.one_group()
+    if group <= MOST_SPLITS:
+        pairs = zip(jnp.split(x, group, 1), jnp.split(weight, group, 0), strict=True)
+        return jnp.concatenate([one(part, kernel, single) for part, kernel in pairs], 1)
+    parts = jnp.moveaxis(x.reshape(x.shape[0], group, -1, *x.shape[2:]), 1, 0)
+    kernels = weight.reshape(group, -1, *weight.shape[1:])
+    found = lax.map(lambda pair: one(*pair, single), (parts, kernels))
+    return jnp.moveaxis(found, 0, 1).reshape(x.shape[0], -1, *found.shape[3:])
+
+
+def _transposed(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+    """XLA's convolution of x spread out by the stride with the turned kernel: the reference of deconvolution."""
+    reach = geometry.reach(weight.shape[2:])
+    pads = [(r - before, r - after) for r, (before, after) in zip(reach, geometry.pad, strict=True)]
     return lax.conv_general_dilated(
-        x, weight, geometry.stride, geometry.pad, rhs_dilation=geometry.dilation, feature_group_count=geometry.group
+        x, conv_plain.turned(weight, geometry.group), [1] * geometry.spatial, pads, lhs_dilation=geometry.stride,
+        rhs_dilation=geometry.dilation, feature_group_count=geometry.group,
     )
 
 
-def split_groups(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
-    """Each group as a convolution of its own, concatenated along the channels."""
-    one = ConvGeometry(geometry.stride, geometry.pad, geometry.dilation)
-    pairs = zip(jnp.split(x, geometry.group, 1), jnp.split(weight, geometry.group, 0), strict=True)
-    return jnp.concatenate([plain(part, kernel, one) for part, kernel in pairs], 1)
+def _swapped(weight: jax.Array, group: int) -> jax.Array:
+    """(C, O / group) -> (O, C / group)."""
+    return weight.reshape(group, -1, weight.shape[1]).swapaxes(1, 2).reshape(-1, weight.shape[0] // group)
 
 
-def as_matmul(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+def _matmul(x: jax.Array, weight: jax.Array, group: int) -> jax.Array:
     """No spatial axes at all: one matrix product a group. x: (N, C), weight: (O, C / group)."""
-    n, channels = x.shape
-    groups = geometry.group
-    parts = jnp.einsum(
-        "ngc,goc->ngo", x.reshape(n, groups, channels // groups), weight.reshape(groups, -1, channels // groups)
-    )
-    return parts.reshape(n, weight.shape[0])
+    parts = jnp.einsum("ngc,goc->ngo", x.reshape(x.shape[0], group, -1), weight.reshape(group, -1, weight.shape[1]))
+    return parts.reshape(x.shape[0], -1)
 
-
-def out_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
-    """Caffe's floor formula, with padding before and after; may be zero or negative where the kernel does not fit."""
-    return (size + sum(pad) - (dilation * (kernel - 1) + 1)) // stride + 1
-
-
-def flops(weight: Sequence[int], out: Sequence[int]) -> int:
-    """Two operations a multiply-add. ``out``: the whole output shape, (N, O, out...)."""
-    return 2 * math.prod(out) * math.prod(weight[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaffe.compile.lowering.choose import Lowering
+from jaffe.compile.lowering.layout import channels_first, channels_last, in_memory
 from jaffe.compile.lowering.unfold import Pads, unfold
 
 
@@ -42,6 +44,13 @@ class PoolGeometry:
         """The output sizes of all axes."""
         return tuple(self.out(size, axis) for axis, size in enumerate(spatial))
 
+    def along(self, axis: int) -> PoolGeometry:
+        """The windows' extent along one axis only."""
+        n = len(self.kernel)
+        kernel, stride, pad = [1] * n, [1] * n, [(0, 0)] * n
+        kernel[axis], stride[axis], pad[axis] = self.kernel[axis], self.stride[axis], self.pad[axis]
+        return PoolGeometry(tuple(kernel), tuple(stride), tuple(pad), self.ceil)
+
     def padding(self, size: int, axis: int) -> tuple[int, int]:
         """Zero or more cells before and after the axis that make XLA's windows the ones of ``out``."""
         k, s, (before, _) = self.kernel[axis], self.stride[axis], self.pad[axis]
@@ -54,23 +63,163 @@ class PoolGeometry:
         return np.minimum(start + self.kernel[axis], size + after) - start
 
 
-def max_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+MOST_TAPS = 16  # windows of more cells are left to XLA: the slices' programs grow with the window
+
+
+def max_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Array:
     """Largest value of each window; the gradient goes to the first of equal maxima, in row-major order.
 
     x: (N, C, spatial...). A NaN in a window makes its output NaN; a window with no cell at all gives -inf.
     """
-    return _reduce(x, -jnp.inf, lax.max, geometry)
+    if pooling_way(geometry, lowering) != "slices":
+        return _reduce(x, -jnp.inf, lax.max, geometry)
+    return channels_first(_max_by_slices(channels_last(x), geometry))
 
 
-def average_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+def average_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Array:
     """Mean of each window, padding counted in the divisor but not what hangs over beyond it.
 
     x: (N, C, spatial...). A window with no cell at all (stride > kernel at the border) gives 0.
     """
-    total = _reduce(x, 0.0, lax.add, geometry)
     lengths = [geometry.divisors(size, axis) for axis, size in enumerate(x.shape[2:])]
     divisor = np.maximum(functools.reduce(np.multiply.outer, lengths), 1)
-    return total / jnp.asarray(divisor, x.dtype)
+    return sum_pool(x, geometry, lowering) / jnp.asarray(divisor, x.dtype)
+
+
+def sum_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Array:
+    """Sum of each window, 0 outside. x: (N, C, spatial...)."""
+    if geometry.kernel == x.shape[2:] and not any(map(any, geometry.pad)):
+        return x.sum(tuple(range(2, x.ndim)), keepdims=True)
+    if pooling_way(geometry, lowering) != "slices":
+        return _reduce(x, 0.0, lax.add, geometry)
+    return channels_first(_sum_by_slices(channels_last(x), geometry))
+
+
+def pooling_way(geometry: PoolGeometry, lowering: Lowering) -> str:
+    """``"plain"`` and ``"xla"``: XLA's own windows, as declared or by choice; ``"slices"``: slices combined."""
+    if lowering.plain:
+        return "plain"
+    return "slices" if lowering.on_cpu and math.prod(geometry.kernel) <= MOST_TAPS else "xla"
+
+
+# What XLA:CPU makes of reduce_window is a scalar loop a window, of its gradient a scatter. Here slices of the blob,
+# one for each cell of the window, are combined in vectors over the channels. The gradient is put together by the
+# remainders of places by the stride: all cells of one remainder see the same cells of their windows.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    """(N, spatial..., C) -> (N, out..., C)."""
+    return functools.reduce(jnp.maximum, _slices(x, geometry, -np.inf))
+
+
+def _max_forward(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    best, *others = _slices(x, geometry, -np.inf)
+    first = jnp.zeros(best.shape, jnp.uint8)
+    for i, one in enumerate(others, 1):
+        larger = (one > best) | (jnp.isnan(one) & ~jnp.isnan(best))
+        best, first = jnp.where(larger, one, best), jnp.where(larger, jnp.uint8(i), first)
+    first = in_memory(first)
+    return best, (first, jnp.zeros((0, *x.shape[1:-1])))  # the second tells the sizes
+
+
+def _max_backward(
+    geometry: PoolGeometry, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    first, sizes = kept
+    numbers = {at: i for i, at in enumerate(np.ndindex(*geometry.kernel))}
+    zero = jnp.zeros((), gradient.dtype)
+
+    def share(at: tuple[int, ...], place: jax.Array, back: jax.Array) -> jax.Array:
+        return jnp.where(place == numbers[at], back, zero)
+
+    return (_gather(geometry, sizes.shape[1:], (first, gradient), share),)
+
+
+_max_by_slices.defvjp(_max_forward, _max_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sum_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    """(N, spatial..., C) -> (N, out..., C), axis by axis."""
+    for axis, (k, s) in enumerate(zip(geometry.kernel, geometry.stride, strict=True), 1):
+        size, last = x.shape[axis], (geometry.out(x.shape[axis], axis - 1) - 1) * s + 1
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (*geometry.padding(size, axis - 1), 0)
+        whole = lax.pad(x, np.zeros((), x.dtype), config)
+        x = functools.reduce(jnp.add, [lax.slice_in_dim(whole, i, i + last, s, axis) for i in range(k)])
+    return x
+
+
+def _sum_forward(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, jax.Array]:
+    return _sum_by_slices(x, geometry), jnp.zeros((0, *x.shape[1:-1]))
+
+
+def _sum_backward(geometry: PoolGeometry, sizes: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    """Axis by axis."""
+    for axis, size in enumerate(sizes.shape[1:]):
+        outs = [*gradient.shape[1:-1]]
+        outs[axis] = size
+        gradient = _gather(geometry.along(axis), outs, (gradient,), lambda at, back: back)
+    return (gradient,)
+
+
+_sum_by_slices.defvjp(_sum_forward, _sum_backward)
+
+
+def _slices(x: jax.Array, geometry: PoolGeometry, fill: float) -> list[jax.Array]:
+    """For each cell of the window, in row-major order, what all windows see there; ``fill`` outside."""
+    sizes = x.shape[1:-1]
+    config = [(*geometry.padding(size, axis), 0) for axis, size in enumerate(sizes)]
+    whole = lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    lasts = [(out - 1) * s + 1 for out, s in zip(geometry.outs(sizes), geometry.stride, strict=True)]
+    found = []
+    for at in np.ndindex(*geometry.kernel):
+        stops = [start + last for start, last in zip(at, lasts, strict=True)]
+        found.append(lax.slice(whole, (0, *at, 0), (x.shape[0], *stops, x.shape[-1]), (1, *geometry.stride, 1)))
+    return found
+
+
+def _gather(
+    geometry: PoolGeometry, sizes: Sequence[int], windows: Sequence[jax.Array], share: Callable[..., jax.Array]
+) -> jax.Array:
+    """The input's gradient: for every cell the sum of its shares of the windows that see it.
+
+    ``share(at, *windows)`` is what windows give to their cell ``at``, from arrays over windows, (N, out..., C).
+    """
+    spatial = len(sizes)
+    befores = [before for before, _ in geometry.pad]
+    wholes = [before + size for before, size in zip(befores, sizes, strict=True)]
+    counts = [-(-whole // s) for whole, s in zip(wholes, geometry.stride, strict=True)]
+    reach = [-(-k // s) for k, s in zip(geometry.kernel, geometry.stride, strict=True)]
+    padded = [_padded(one, reach, counts) for one in windows]
+    phases = []
+    for phase in np.ndindex(*geometry.stride):
+        total: jax.Array | None = None
+        for steps in np.ndindex(*reach):
+            at = tuple(r + t * s for r, t, s in zip(phase, steps, geometry.stride, strict=True))
+            if any(a >= k for a, k in zip(at, geometry.kernel, strict=True)):
+                continue
+            starts = [r - 1 - t for r, t in zip(reach, steps, strict=True)]  # cell q is cell ``steps`` of window q - t
+            cut = (slice(None), *(slice(start, start + n) for start, n in zip(starts, counts, strict=True)))
+            term = share(at, *(one[cut] for one in padded))
+            total = term if total is None else total + term
+        phases.append(total)
+    like = next(one for one in phases if one is not None)
+    cells = jnp.stack([jnp.zeros_like(like) if one is None else one for one in phases])
+    cells = cells.reshape(*geometry.stride, *like.shape)  # (stride..., N, count..., C)
+    order = [spatial, *(axis for i in range(spatial) for axis in (spatial + 1 + i, i)), 2 * spatial + 1]
+    whole = cells.transpose(order).reshape(
+        like.shape[0], *(n * s for n, s in zip(counts, geometry.stride, strict=True)), like.shape[-1]
+    )
+    return whole[(slice(None), *(slice(b, w) for b, w in zip(befores, wholes, strict=True)))]
+
+
+def _padded(over_windows: jax.Array, reach: Sequence[int], counts: Sequence[int]) -> jax.Array:
+    """With ``reach - 1`` cells more before each axis and up to ``reach - 1 + counts`` in all: 0 or, of places, 255."""
+    config = [(r - 1, n - size, 0) for r, n, size in zip(reach, counts, over_windows.shape[1:-1], strict=True)]
+    fill = np.array(255 if over_windows.dtype == jnp.uint8 else 0, over_windows.dtype)
+    return in_memory(lax.pad(over_windows, fill, [(0, 0, 0), *config, (0, 0, 0)]))
 
 
 def max_places(x: jax.Array, geometry: PoolGeometry) -> jax.Array:

@@ -1,0 +1,314 @@
+"""The ways to compute a convolution and its two gradients, by name, and what each costs in work.
+
+Adding one is a function of the logical arrays and an entry here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
+
+from jaffe.compile.lowering import conv_patches, conv_plain, depthwise, fourier, strided, winograd
+from jaffe.compile.lowering.geometry import ConvGeometry
+
+Pass = Literal["forward", "input", "weight"]
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One pass of one convolution: all that a choice depends on.
+
+    Attributes:
+        which: the pass: the output, or the gradient by input or weight.
+        x: (N, C, spatial...), the convolution's input.
+        weight: (O, C / group, kernel...).
+        dtype: name of the dtype, such as ``"float32"``.
+    """
+
+    which: Pass
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    geometry: ConvGeometry
+    dtype: str = "float32"
+
+    @cached_property
+    def out(self) -> tuple[int, ...]:
+        """(N, O, out...)."""
+        return (self.x[0], self.weight[0], *self.geometry.outs(self.x[2:], self.weight[2:]))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.weight[2:]
+
+    @property
+    def cells(self) -> int:
+        """Output cells, over the batch."""
+        return self.out[0] * math.prod(self.out[2:])
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.kernel)
+
+    @property
+    def dense(self) -> bool:
+        """Stride and dilation 1."""
+        return set(self.geometry.stride) | set(self.geometry.dilation) == {1}
+
+    def swapped(self) -> Problem:
+        """Of an input gradient of stride 1: the convolution of the output's gradient that it is."""
+        turned = (self.weight[1] * self.geometry.group, self.weight[0] // self.geometry.group, *self.kernel)
+        return Problem("forward", self.out, turned, self.geometry.turned(self.kernel), self.dtype)
+
+
+class Work(NamedTuple):
+    """What a way has to do, as the cost model sees it.
+
+    Attributes:
+        products: floating point operations inside matrix products or XLA's convolution.
+        operands: floats that those read and write.
+        moved: floats read and written beside them: patches, tiles, sums.
+    """
+
+    products: float
+    operands: float
+    moved: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way.
+
+    Attributes:
+        function: forward ``(x, weight, geometry)``, input ``(gradient, weight, geometry, spatial)``, weight
+            ``(x, gradient, geometry, kernel)``.
+        fits: whether it can compute a problem.
+        work: what it does for one.
+    """
+
+    function: Function
+    fits: Callable[[Problem], bool]
+    work: Callable[[Problem], Work]
+
+
+def _sizes(p: Problem) -> tuple[float, float, float]:
+    return math.prod(p.x), math.prod(p.weight), math.prod(p.out)
+
+
+# XLA:CPU computes grouped convolutions in scalar loops: depthwise ones at 0.4 operations a nanosecond, others at 100.
+GROUPED = 200
+
+
+def _direct(p: Problem) -> Work:
+    return Work(2.0 * p.cells * math.prod(p.weight) * (GROUPED if p.geometry.group > 1 else 1), sum(_sizes(p)), 0)
+
+
+def _patches(fraction: Callable[[Problem], float], partial_sums: Callable[[Problem], int]) -> Callable[[Problem], Work]:
+    """``fraction`` of all taps' patches are written and read; so many partial results are added up."""
+
+    def work(p: Problem) -> Work:
+        x, weight, out = _sizes(p)
+        patches = p.cells * math.prod(p.weight[1:])
+        sums = partial_sums(p)
+        return Work(2.0 * p.cells * math.prod(p.weight), patches + weight + sums * out,
+                    (2 * patches * fraction(p) + x) * (p.taps > 1) + 3 * (sums - 1) * out)
+
+    return work
+
+
+_im2col = _patches(lambda p: 1, lambda p: 1)
+_rows = _patches(lambda p: 1 / math.prod(p.kernel[:-1]), lambda p: math.prod(p.kernel[:-1]))
+_shifted = _patches(lambda p: 0, lambda p: p.taps)
+
+
+def _spread(p: Problem) -> Work:
+    x, weight, out = _sizes(p)
+    patches = p.cells * math.prod(p.weight[1:])
+    return Work(2.0 * p.cells * math.prod(p.weight), patches + weight + out, 2 * patches + x)
+
+
+def _winograd(m: int) -> Callable[[Problem], Work]:
+    def work(p: Problem) -> Work:
+        tiles = p.out[0] * math.prod(-(-size // m) for size in p.out[2:])
+        x, _, out = _sizes(p)
+        points = (m + 2) ** 2
+        inputs, outputs, taps = points * tiles * p.x[1], points * tiles * p.out[1], points * p.x[1] * p.out[1]
+        operands = inputs + outputs + taps
+        return Work(2.0 * points * tiles * p.x[1] * p.out[1], operands, operands + x + out)
+
+    return work
+
+
+def _depthwise(p: Problem) -> Work:
+    x, _, out = _sizes(p)
+    return Work(0, 0, x + out * p.taps)
+
+
+def _fourier(p: Problem) -> Work:
+    area = math.prod(size + sum(pad) for size, pad in zip(p.x[2:], p.geometry.pad, strict=True))
+    planes = p.x[0] * p.x[1] + p.weight[0] * p.weight[1] + p.out[0] * p.out[1]
+    return Work(4.0 * area * p.out[0] * p.x[1] * p.out[1], area * planes, area * planes * math.log2(area + 1))
+
+
+def _blocks_inner(p: Problem) -> Problem:
+    """The problem of stride 1 that space to depth makes."""
+    stride = math.prod(p.geometry.stride)
+    counts = tuple(-(-k // s) for k, s in zip(p.kernel, p.geometry.stride, strict=True))
+    spatial = p.geometry.spatial
+    sizes = tuple(o + n - 1 for o, n in zip(p.out[2:], counts, strict=True))
+    return Problem(p.which, (p.x[0], p.x[1] * stride, *sizes), (p.weight[0], p.weight[1] * stride, *counts),
+                   ConvGeometry((1,) * spatial, ((0, 0),) * spatial, (1,) * spatial), p.dtype)
+
+
+def _through_blocks(work: Callable[[Problem], Work]) -> Callable[[Problem], Work]:
+    def whole(p: Problem) -> Work:
+        found = work(_blocks_inner(p))
+        return found._replace(moved=found.moved + 2 * math.prod(p.x))
+
+    return whole
+
+
+def _one_group(p: Problem) -> bool:
+    return p.geometry.group == 1 and p.geometry.spatial > 0
+
+
+def _several_taps(p: Problem) -> bool:
+    return _one_group(p) and p.taps > 1
+
+
+def _many_rows(p: Problem) -> bool:
+    return _one_group(p) and math.prod(p.kernel[:-1]) > 1
+
+
+def _by_winograd(p: Problem) -> bool:
+    return _one_group(p) and p.kernel == (3, 3) and p.dense and min(p.x[1], p.out[1]) >= 8
+
+
+def _by_blocks(p: Problem) -> bool:
+    stride = p.geometry.stride
+    return (_several_taps(p) and set(p.geometry.dilation) == {1} and min(stride) > 1
+            and all(k >= s for k, s in zip(p.kernel, stride, strict=True)))
+
+
+def _each_channel(p: Problem) -> bool:
+    return p.geometry.group == p.x[1] and p.geometry.spatial > 0 and p.geometry.group > 1
+
+
+def _large_kernel(p: Problem) -> bool:
+    return _one_group(p) and p.dense and p.taps >= 49
+
+
+def _turning(forward: Function) -> Function:
+    """The input's gradient as a forward pass of the output's gradient with the turned kernel. Stride 1."""
+
+    def gradient(back: Any, weight: Any, geometry: ConvGeometry, spatial: Any) -> Any:
+        return forward(back, conv_plain.turned(weight), geometry.turned(weight.shape[2:]))
+
+    return gradient
+
+
+def _turned(candidate: Candidate, function: Function) -> Candidate:
+    return Candidate(
+        _turning(function),
+        lambda p: set(p.geometry.stride) == {1} and candidate.fits(p.swapped()),
+        lambda p: candidate.work(p.swapped()),
+    )
+
+
+def _any(p: Problem) -> bool:
+    return p.geometry.spatial > 0
+
+
+# XLA's own comes first: it is the reference, and what an unknown problem gets.
+_FORWARD: dict[str, Candidate] = {
+    "xla": Candidate(conv_plain.last, _any, _direct),
+    "im2col": Candidate(conv_patches.im2col, _several_taps, _im2col),
+    "rows": Candidate(conv_patches.rows, _many_rows, _rows),
+    "shifted": Candidate(conv_patches.shifted, _one_group, _shifted),
+    "winograd2": Candidate(partial(winograd.forward, m=2), _by_winograd, _winograd(2)),
+    "winograd4": Candidate(partial(winograd.forward, m=4), _by_winograd, _winograd(4)),
+    "depthwise": Candidate(depthwise.forward, _each_channel, _depthwise),
+    "fourier": Candidate(fourier.forward, _large_kernel, _fourier),
+    "blocks+xla": Candidate(partial(strided.forward, inner=conv_plain.last), _by_blocks, _through_blocks(_direct)),
+    "blocks+im2col": Candidate(
+        partial(strided.forward, inner=conv_patches.im2col), _by_blocks, _through_blocks(_im2col)
+    ),
+    "blocks+rows": Candidate(partial(strided.forward, inner=conv_patches.rows), _by_blocks, _through_blocks(_rows)),
+}
+_INPUT: dict[str, Candidate] = {
+    "xla": Candidate(conv_plain.input_gradient, _any, _direct),
+    "spread": Candidate(conv_patches.spread, _one_group, _spread),
+    "depthwise": Candidate(depthwise.input_gradient, _each_channel, _depthwise),
+} | {
+    name: _turned(_FORWARD[name], _FORWARD[name].function)
+    for name in ("im2col", "rows", "shifted", "winograd2", "winograd4", "fourier")
+}
+_WEIGHT: dict[str, Candidate] = {
+    "xla": Candidate(conv_plain.weight_gradient, _any, _direct),
+    "im2col": Candidate(conv_patches.im2col_weight, _several_taps, _im2col),
+    "rows": Candidate(conv_patches.rows_weight, _many_rows, _rows),
+    "shifted": Candidate(conv_patches.shifted_weight, _one_group, _shifted),
+    "winograd2": Candidate(partial(winograd.weight_gradient, m=2), _by_winograd, _winograd(2)),
+    "winograd4": Candidate(partial(winograd.weight_gradient, m=4), _by_winograd, _winograd(4)),
+    "depthwise": Candidate(depthwise.weight_gradient, _each_channel, _depthwise),
+    "fourier": Candidate(fourier.weight_gradient, _large_kernel, _fourier),
+    "blocks+xla": Candidate(
+        partial(strided.weight_gradient, inner=conv_plain.weight_gradient), _by_blocks, _through_blocks(_direct)
+    ),
+    "blocks+im2col": Candidate(
+        partial(strided.weight_gradient, inner=conv_patches.im2col_weight), _by_blocks, _through_blocks(_im2col)
+    ),
+    "blocks+rows": Candidate(
+        partial(strided.weight_gradient, inner=conv_patches.rows_weight), _by_blocks, _through_blocks(_rows)
+    ),
+}
+_PATCHES = ("im2col", "rows", "spread", "blocks+im2col", "blocks+rows")
+
+
+def _with_blocks(which: Pass, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Those that make patches, also for some images at a time."""
+    found = dict(candidates)
+    for name in _PATCHES:
+        if name in candidates:
+            found[f"{name}/images"] = Candidate(
+                partial(_some_images, which, candidates[name].function),
+                partial(_worth_blocks, candidates[name].fits),
+                candidates[name].work,
+            )
+    return found
+
+
+def _worth_blocks(fits: Callable[[Problem], bool], p: Problem) -> bool:
+    return fits(p) and p.x[0] > 1 and conv_patches.block(p.x[0], _patch_bytes(p)) is not None
+
+
+def _patch_bytes(p: Problem) -> int:
+    return conv_patches.patch_bytes(p.x, p.weight, p.out)
+
+
+def _some_images(which: Pass, function: Function, first: Any, second: Any, geometry: ConvGeometry, *rest: Any) -> Any:
+    batch = first.shape[0]
+    if which == "forward":
+        size = Problem(which, first.shape, second.shape, geometry)
+    elif which == "input":
+        size = Problem(which, (batch, second.shape[1], *rest[0]), second.shape, geometry)
+    else:
+        size = Problem(which, first.shape, (second.shape[1], first.shape[1], *rest[0]), geometry)
+    images = conv_patches.block(batch, _patch_bytes(size)) or batch
+    wrap = conv_patches.weight_in_blocks if which == "weight" else conv_patches.in_blocks
+    return wrap(function, images)(first, second, geometry, *rest)
+
+
+CANDIDATES: dict[Pass, dict[str, Candidate]] = {
+    "forward": _with_blocks("forward", _FORWARD),
+    "input": _with_blocks("input", _INPUT),
+    "weight": _with_blocks("weight", _WEIGHT),
+}
+
+
+def fitting(problem: Problem) -> dict[str, Candidate]:
+    """The candidates for a problem, XLA's own first."""
+    return {name: one for name, one in CANDIDATES[problem.which].items() if one.fits(problem)}

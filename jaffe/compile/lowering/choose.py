@@ -1,0 +1,77 @@
+"""Which way each pass of a convolution goes: by rules, or by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaffe.compile.lowering.candidates import Pass, Problem, fitting
+from jaffe.compile.lowering.costs import predicted
+from jaffe.compile.lowering.geometry import ConvGeometry
+from jaffe.netdef.errors import JaffeError
+
+PASSES: tuple[Pass, ...] = ("forward", "input", "weight")
+
+
+class Ways(NamedTuple):
+    """The names of the candidates for the three passes of a convolution."""
+
+    forward: str
+    input: str
+    weight: str
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How operations are told to XLA.
+
+    Attributes:
+        plain: everything by XLA's own operations in the declared layout: the reference. Differentiable in every mode.
+        autotune: measure the candidates for a shape that is new, and remember the fastest (``autotune.remembered``).
+    """
+
+    plain: bool = False
+    autotune: bool = False
+
+    @cached_property
+    def on_cpu(self) -> bool:
+        """Whether JAX computes on the CPU; elsewhere XLA's own convolution is the way."""
+        return jax.default_backend() == "cpu"
+
+    def ways(
+        self, x: Sequence[Any], weight: Sequence[int], geometry: ConvGeometry, dtype: Any
+    ) -> Ways | None:
+        """The ways for a convolution of these shapes; None where XLA's own is the choice for all passes.
+
+        A batch of symbolic size is taken for one of 1, for which nothing is made for some images at a time.
+        """
+        if np.dtype(dtype).name not in ("float32", "float64"):
+            return None  # sums of many products lose digits in less, which XLA's own convolution knows about
+        if not self.on_cpu and not self.autotune:
+            return None
+        shape = (x[0] if isinstance(x[0], int) else 1, *x[1:])
+        problems = (Problem(one, shape, tuple(weight), geometry, np.dtype(dtype).name) for one in PASSES)
+        chosen = Ways(*map(self.choose, problems))
+        return None if set(chosen) == {"xla"} else chosen
+
+    def choose(self, problem: Problem) -> str:
+        """The name of the candidate for one pass."""
+        if self.autotune:
+            from jaffe.compile.lowering.autotune import tuned
+
+            return tuned(problem)
+        return min(fitting(problem), key=lambda name: predicted(problem, name))
+
+
+def lowering_of(name: str, autotune: bool) -> Lowering:
+    """What ``compile_net`` is told as an object. Raises JaffeError."""
+    if name not in ("auto", "plain"):
+        raise JaffeError(f'lowering is "auto" or "plain"; received {name!r}')
+    if autotune and name == "plain":
+        raise JaffeError('lowering "plain" leaves nothing to tune; expected lowering "auto", or no autotune')
+    return Lowering(name == "plain", autotune)

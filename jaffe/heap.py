@@ -1,0 +1,37 @@
+"""Memory that is freed stays with the process, so that the next step need not fetch it from the kernel anew.
+
+XLA on the CPU takes the temporary memory of a program from ``malloc`` at every call. glibc hands blocks beyond 32 MiB
+back to the kernel when they are freed; the next call gets them page by page, zeroed, at a price that is often above
+that of the computing itself: the weight gradient of an inner product 9216 -> 4096 took 75 ms so, and 12.5 ms with
+memory that was kept (2 cores). With huge pages (``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``) most of it is saved too,
+but that cannot be set from inside a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
+_SETTINGS = (
+    "GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX",
+)
+
+
+def keep() -> bool:
+    """Have glibc's ``malloc`` keep what is freed. Memory in use then stays at its peak; results do not change.
+
+    It works for threads that have not allocated yet, so it comes before JAX's first computation. A user's own setting
+    of glibc's ``malloc`` (``GLIBC_TUNABLES``, ``MALLOC_..._``) is left alone, and so is another C library.
+
+    Returns:
+        Whether it was done.
+    """
+    if any(name in os.environ for name in _SETTINGS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    # One arena for all threads: the others hold at most 64 MiB and map larger blocks whatever they are told.
+    return bool(mallopt(_ARENA_MAX, 1) and mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
