@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jaffe.compile.infer import Inferred, infer
 from jaffe.compile.layer import Shape
-from jaffe.compile.passes import PIPELINE, PassContext, run
+from jaffe.compile.passes import SIMPLIFICATIONS, PassContext, run
 from jaffe.netdef.errors import JaffeError, SpecError, suggest
 from jaffe.netdef.graph import Graph
 from jaffe.netdef.sizes import sizes
@@ -84,7 +84,7 @@ class Part:
     """The part of a net that is exported.
 
     Attributes:
-        graph: its layers, after all passes.
+        graph: its layers, after the passes that leave layers as they are.
         outputs: the value behind each output blob, in the order asked for.
         inputs: declared shapes of the inputs that these layers read.
         batched: inputs whose first axis is the batch: those as long there as the first input is.
@@ -126,7 +126,7 @@ def exported_part(net: CompiledNet, outputs: Iterable[str] | None) -> Part:
     if not wanted:
         raise JaffeError(f"net {net.name!r} has no outputs to export")
     context = PassContext(net.inferred, frozenset(wanted.values()), frozenset())
-    graph = run(net.graph, PIPELINE, context)
+    graph = run(net.graph, SIMPLIFICATIONS, context)
     read = {value for node in graph.nodes for value in node.bottoms} | set(wanted.values())
     inputs = {name: shape for name, shape in net.inferred.inputs.items() if name in read}
     lengths = [shape[0] for shape in inputs.values() if shape]

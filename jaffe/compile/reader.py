@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class WeightReader:
-    """The arrays that a layer works with, taken from the variables and checked against what it expects.
+    """The arrays that a layer works with, taken from the variables and checked against what it expects; of a node of
+    several parts, those of each by its name.
 
     Args:
         anew: carried state is zero, whatever the variables have.
@@ -36,7 +37,9 @@ class WeightReader:
 
     def __call__(
         self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Any]:
+        if node.parts:
+            return {part.name: self(part, layer, bottoms, state) for part in node.parts}
         result = self._carried(node, layer, bottoms, state) if self.net.inferred.carried[node.name] else {}
         for stored in self.net.inferred.stored[node.name]:
             array = self._find(node, stored, state)

@@ -28,6 +28,8 @@ class Node:
         location: ``file:line``, or ``""``.
         directory: folder of the net's file, where files that the layer names are looked for.
         trusted: for a Python layer: whether its module was named by the caller, so that its code may run.
+        parts: for a node that a compiler's pass made of several: those, in order; its name is the first's. ``type``
+            then says how they are run as one.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Node:
     location: str = ""
     directory: Path = Path()
     trusted: bool = False
+    parts: tuple[Node, ...] = ()
 
     def error(self, problem: str) -> SpecError:
         """A SpecError that names this layer and where it stands."""
@@ -103,6 +106,7 @@ class Graph:
                 for top, weight in zip(node.tops, node.loss_weights, strict=True)
             )
             shares = "".join(f" [{i}]={owner}[{j}]" for i, (owner, j) in sorted(node.shared.items()))
-            call = f"{node.type}<{node.name}>({', '.join(node.bottoms)})"
+            named = ", ".join([part.name for part in node.parts] or [node.name])
+            call = f"{node.type}<{named}>({', '.join(node.bottoms)})"
             lines.append(f"  {left} = {call}{shares}" if left else f"  {call}{shares}")
         return "\n".join([*lines, f"  -> {', '.join(self.outputs)}"])

@@ -1,13 +1,19 @@
-"""Graph rewrites, and the one list that says in which order they run."""
+"""Graph rewrites, and the lists that say in which order they run."""
 
 from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
+from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
 from jaffe.compile.passes.run import Pass, PassContext, run
 
 # Every pass keeps what the net computes for the values in PassContext.keep.
-PIPELINE: tuple[Pass, ...] = (
+SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
     bypass_identity,  # Dropout in TEST, Split, Concat of one: readers take what went in
     eliminate_dead,  # layers that lead to nothing kept
 )
+PIPELINE: tuple[Pass, ...] = (  # what JAX runs
+    *SIMPLIFICATIONS,
+    fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
+)
 
-__all__ = ["PIPELINE", "Pass", "PassContext", "bypass_identity", "eliminate_dead", "run"]
+__all__ = ["PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
+           "fold_batch_norm", "run"]

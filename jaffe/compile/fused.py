@@ -1,0 +1,54 @@
+"""Layers that passes make of several: each runs its parts as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaffe.compile.layer import Array, Context, Layer, make_layer
+from jaffe.compile.layers.convolution import Convolution
+from jaffe.compile.layers.linear import InnerProduct
+from jaffe.netdef.graph import Node
+
+
+class Fused(Layer):
+    """Base. ``weights``, where they are passed, are those of each part, by its name.
+
+    Attributes:
+        parts: the layers of ``node.parts``.
+    """
+
+    foreign = False
+    arithmetic = "products"
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.parts = [make_layer(part) for part in node.parts]
+
+
+class Folded(Fused):
+    """A product, then layers that scale and shift each channel, as one product: the net has phase TEST.
+
+    ``(w x + b) factor + shift = (w factor) x + (b factor + shift)``. Weights are multiplied in their own dtype, before
+    the product rounds them to that of its bottom.
+    Source: Ioffe and Szegedy 2015, section 3.1.
+    """
+
+    def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        product, *rest = self.parts
+        assert isinstance(product, Convolution | InnerProduct)
+        own = weights[product.node.name]
+        factor: Any = 1.0
+        shift: Any = own.get("bias", 0.0)
+        for layer in rest:
+            scale, offset = layer.channel_affine(weights[layer.node.name])
+            factor, shift = factor * scale, shift * scale + offset
+        return product.apply({"weight": product.scaled(own["weight"], factor), "bias": shift}, bottoms, ctx)
+
+
+_FUSED: Mapping[str, type[Fused]] = {"Folded": Folded}
+
+
+def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:
+    """What ``execute`` runs: the nodes of a graph after all passes, each with its layer."""
+    return tuple((node, _FUSED[node.type](node) if node.parts else make_layer(node)) for node in nodes)
