@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from jaffe.compile.infer import Inferred, infer
 from jaffe.compile.layer import Shape
-from jaffe.compile.passes import SIMPLIFICATIONS, PassContext, run
+from jaffe.compile.passes import SIMPLIFICATIONS, run
 from jaffe.netdef.errors import JaffeError, SpecError, suggest
 from jaffe.netdef.graph import Graph
 from jaffe.netdef.sizes import sizes
@@ -125,7 +125,7 @@ def exported_part(net: CompiledNet, outputs: Iterable[str] | None) -> Part:
         wanted[blob] = net.graph.blobs[blob]
     if not wanted:
         raise JaffeError(f"net {net.name!r} has no outputs to export")
-    context = PassContext(net.inferred, frozenset(wanted.values()), frozenset())
+    context = replace(net.context(frozenset(wanted.values())), effects=frozenset())
     graph = run(net.graph, SIMPLIFICATIONS, context)
     read = {value for node in graph.nodes for value in node.bottoms} | set(wanted.values())
     inputs = {name: shape for name, shape in net.inferred.inputs.items() if name in read}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaffe.compile.layer import Array, Context, Layer, make_layer
 from jaffe.compile.layers.convolution import Convolution
@@ -46,7 +49,18 @@ class Folded(Fused):
         return product.apply({"weight": product.scaled(own["weight"], factor), "bias": shift}, bottoms, ctx)
 
 
-_FUSED: Mapping[str, type[Fused]] = {"Folded": Folded}
+class Merged(Fused):
+    """Convolutions with kernel 1 that read one value, as one whose outputs are theirs one after another."""
+
+    def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        each = [weights[part.node.name] for part in self.parts]
+        joined = {name: jnp.concatenate([one[name] for one in each]) for name in each[0]}
+        (y,) = self.parts[0].apply(joined, bottoms, ctx)
+        ends = list(accumulate(len(one["weight"]) for one in each))
+        return jnp.split(y, ends[:-1], axis=1)
+
+
+_FUSED: Mapping[str, type[Fused]] = {"Folded": Folded, "Merged": Merged}
 
 
 def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:

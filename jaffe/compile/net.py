@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaffe.compile import layers as _layers  # noqa: F401  registers the layer types
+from jaffe.compile.backward import Gradients, needed_gradients
 from jaffe.compile.cost import Cost, cost
 from jaffe.compile.execute import execute, fold
 from jaffe.compile.fillers import fill
@@ -373,8 +374,16 @@ class CompiledNet:
 
     def program(self, keep: frozenset[str]) -> Graph:
         """The graph that runs when the values ``keep`` are wanted: after all passes."""
-        context = PassContext(self.inferred, keep, self._effects)
-        return run(self.graph, PIPELINE, context)
+        return run(self.graph, PIPELINE, self.context(keep))
+
+    def context(self, keep: frozenset[str]) -> PassContext:
+        """What passes may know when the values ``keep`` are wanted."""
+        return PassContext(self.inferred, keep, self._effects, self.gradients)
+
+    @cached_property
+    def gradients(self) -> Mapping[str, Gradients]:
+        """Which gradients training computes, by layer: see ``needed_gradients``."""
+        return needed_gradients(self.graph, self.inferred)
 
     @cached_property
     def _effects(self) -> frozenset[str]:

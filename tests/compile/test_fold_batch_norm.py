@@ -9,13 +9,11 @@ import pytest
 
 import jaffe
 from jaffe.compile import compile_net
-from jaffe.compile.execute import execute
-from jaffe.compile.fused import make_program
 from jaffe.compile.layer import Layer
 from jaffe.compile.layers.linear import Scale
-from jaffe.compile.passes import PassContext, fold_batch_norm
-from jaffe.compile.reader import read_inputs
+from jaffe.compile.passes import fold_batch_norm
 from jaffe.netdef import SpecError
+from tests.compile.programs import after, assert_near, differentiated, kept, quickly
 from tests.nets.case import FILL, input_layer
 
 KEY = jax.random.key(0)
@@ -32,12 +30,7 @@ def product(kind: str = "Convolution", settings: str = "num_output: 10 kernel_si
 
 
 def folded(text: str, *keep: str, phase: str = "TEST") -> list[str]:
-    """The layers after the pass."""
-    net = compile_net(text, phase=phase)
-    graph = fold_batch_norm(net.graph, PassContext(
-        net.inferred, frozenset(keep or map(net._value, net.outputs)), net._effects))
-    assert str(fold_batch_norm(graph, PassContext(net.inferred, frozenset(keep), net._effects))) == str(graph)
-    return [line.strip() for line in str(graph.verify()).splitlines()[1:-1]]
+    return after(fold_batch_norm, text, *keep, phase=phase)
 
 
 BLOCK = X + product() + BN.replace("SET", "") + SCALE + RELU
@@ -141,33 +134,19 @@ def both(text: str, dtype=jnp.float32, **settings):
     train, net = (compile_net(text, phase=phase, dtype=dtype, **settings) for phase in ("TRAIN", "TEST"))
     (name, shape), = ((name, value.shape) for name, value in net.inputs.items())
     batches = np.random.default_rng(0).normal(1, 3, (3, *shape))
-    kept = frozenset(map(net._value, net.outputs))
-    program = net.program(kept)
+    program = net.program(kept(net))
     assert any(node.type == "Folded" for node in program.nodes)
 
-    def run(params, steps, state):
-        env = read_inputs(net, {name: batches[-1]})
-        found, _ = execute(net, steps, {"params": params, "state": state}, env)
-        tops = {top: found[net._value(top)].astype(dtype) for top in net.outputs}
-        return sum((top * jnp.cos(jnp.arange(top.size).reshape(top.shape))).sum() for top in tops.values()), tops
-
-    def all_of_it():
+    def run():
         variables = train.init(KEY)
         for batch in batches:
             variables["state"] = train.apply(variables, {name: batch})[1]
         for nodes in (program.nodes, net.graph.nodes):
-            (_, tops), gradients = jax.value_and_grad(run, has_aux=True)(
-                variables["params"], make_program(nodes), variables["state"])
+            tops, state, gradients = differentiated(net, nodes, variables, {name: batches[-1]})
+            assert state == variables["state"]
             yield tops, gradients
 
-    return jax.jit(lambda: tuple(all_of_it()), compiler_options={
-        "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})()
-
-
-def assert_near(found, expected, tolerance: float):
-    """Within so much of each array's largest value."""
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
+    return quickly(lambda: tuple(run()))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -177,8 +156,7 @@ def test_numbers(name, x64):
     with jax.enable_x64(x64):
         (tops, gradients), (plain, expected) = both(
             inputs + PRODUCTS[name] + BY_STORED + SCALE, jnp.float64 if x64 else jnp.float32)
-        assert_near(tops, plain, 1e-12 if x64 else 1e-5)
-        assert_near(gradients, expected, 1e-12 if x64 else 1e-5)
+        assert_near((tops, gradients), (plain, expected), 1e-12 if x64 else 1e-5)
 
 
 @pytest.mark.parametrize("settings", [
@@ -186,8 +164,7 @@ def test_numbers(name, x64):
     "bn_param { bn_mode: INFERENCE scale_filler { value: 1.5 } shift_filler { value: -2 } }"])
 def test_numbers_of_forks(settings):
     (tops, gradients), (plain, expected) = both(X + product() + BN.replace("BatchNorm", "BN").replace("SET", settings))
-    assert_near(tops, plain, 1e-5)
-    assert_near(gradients, expected, 1e-5)
+    assert_near((tops, gradients), (plain, expected), 1e-5)
 
 
 def test_bfloat16_multiplies_the_weights_in_float32():
@@ -215,8 +192,7 @@ def test_shared_weights():
     twice += twice[len(X):].replace('"c"', '"d"').replace('"bn"', '"bn2"').replace('"scale"', '"scale2"')
     (tops, gradients), (plain, expected) = both(twice)
     assert set(tops) == {"c", "d"}
-    assert_near(tops, plain, 1e-5)
-    assert_near(gradients, expected, 1e-5)
+    assert_near((tops, gradients), (plain, expected), 1e-5)
 
 
 def test_missing_statistics_are_named():

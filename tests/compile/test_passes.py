@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaffe.compile import compile_net
-from jaffe.compile.passes import PIPELINE, PassContext, bypass_identity, eliminate_dead, run
+from jaffe.compile.passes import PIPELINE, bypass_identity, eliminate_dead, run
 
 NET = """
 name: "n"
@@ -21,7 +21,7 @@ layer { name: "out" type: "ReLU" bottom: "one" top: "out" }
 
 
 def context(net, keep=("out",)):
-    return PassContext(net.inferred, frozenset(keep), net._effects)
+    return net.context(frozenset(keep))
 
 
 def test_bypass_identity():

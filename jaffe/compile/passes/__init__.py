@@ -3,6 +3,7 @@
 from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
+from jaffe.compile.passes.merge_siblings import merge_siblings
 from jaffe.compile.passes.run import Pass, PassContext, run
 
 # Every pass keeps what the net computes for the values in PassContext.keep.
@@ -13,7 +14,8 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
 PIPELINE: tuple[Pass, ...] = (  # what JAX runs
     *SIMPLIFICATIONS,
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
+    merge_siblings,  # 1x1 convolutions that read one value into one
 )
 
 __all__ = ["PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "run"]
+           "fold_batch_norm", "merge_siblings", "run"]

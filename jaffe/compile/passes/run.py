@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from jaffe.compile.backward import Gradients
 from jaffe.compile.infer import Inferred
 from jaffe.netdef.graph import Graph
 
@@ -17,11 +18,13 @@ class PassContext:
         inferred: shapes and layers of the graph before any pass.
         keep: values that must still be produced: outputs, losses, and what the caller asked for.
         effects: names of nodes that do more than produce their tops: those that update state.
+        gradients: those that training asks of each layer (``needed_gradients``).
     """
 
     inferred: Inferred
     keep: frozenset[str]
     effects: frozenset[str]
+    gradients: Mapping[str, Gradients]
 
 
 Pass = Callable[[Graph, PassContext], Graph]
