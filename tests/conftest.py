@@ -12,6 +12,9 @@ import pytest
 # Tests run in several processes, which on a GPU share its memory: none may take it all.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+# Nothing is compiled into the user's own cache, nor taken from it.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 

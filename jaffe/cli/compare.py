@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Device, Phase, PythonModules, read_model, use_device
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def compare(
     if not against:
         raise JaffeError("expected --against: an .npz of blobs, an .onnx model, opencv, float64, or another prototxt")
     use_device(device)
+    use_cache()
     if not run(net, weights, against, against_weights, inputs, tolerance, phase, seed, python_modules):
         raise typer.Exit(1)
 

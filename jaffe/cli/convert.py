@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Inputs, Phase, PythonModules, parse_shapes, read_model
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def convert(
         check_suffix(target)
     if target.exists() and not force:
         raise JaffeError(f"{out} is there already; --force overwrites it")
+    if net:
+        use_cache()
     if is_solver_state(target):
         for_caffe(source, target, net, inputs, python_modules)
     elif net:

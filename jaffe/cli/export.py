@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Inputs, PythonModules, Weights
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def export(
 
     names = [name.strip() for name in (platforms or "cpu,cuda").split(",")]
     check_platforms(names)
+    use_cache()
     net = compile_net(read_model(model), phase="TEST", inputs=parse_shapes(inputs), python_modules=python_modules)
     variables = load(net, weights, outputs)
     choice: dict[str, Any] = {"outputs": outputs or None, "batch": batch or "polymorphic"}

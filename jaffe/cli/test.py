@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Device, Model, PythonModules, read_model, use_device
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def test(
         check_target(path, force)
     wanted = report or bool(output or top_k or scores or labels) or ignore_label is not None
     use_device(device)
+    use_cache()
     evaluation, variables = prepare(model, weights, snapshot, data, batches, stage, level, python_modules)
     if not wanted:
         _show_means(evaluation, evaluation.run(variables))

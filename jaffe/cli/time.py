@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Device, Inputs, Model, Phase, PythonModules, parse_shapes, read_model, use_device
 
 
@@ -24,10 +25,12 @@ def time(
     from jaffe.train.timing import time_layers, time_net, timing_table
 
     use_device(device)
+    use_cache()
     shapes = parse_shapes(inputs)
     net = compile_net(read_model(model), phase=phase, inputs=shapes, python_modules=python_modules)
     whole = time_net(net, iterations)
     console = Console(markup=False)  # names may hold what rich takes for markup
     console.print(timing_table(time_layers(net, iterations), whole))
+    console.print(f"The whole net: traced in {whole.trace_seconds:.1f} s, compiled in {whole.compilation}.")
     console.print("Layers are timed one by one, each in a program of its own; the whole net is one program, "
                   "in which XLA joins layers and leaves out what no gradient needs.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaffe.cli.cache import use_cache
 from jaffe.cli.options import Device, PythonModules, parse_settings, use_device
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train(
     if weights and snapshot and not is_solver_state(snapshot):
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
+    use_cache()
     run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
         python_modules)
 

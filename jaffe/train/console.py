@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from jaffe.train.compilation import Compilation
 from jaffe.train.report import Reporter, Run, results
 
 NARROW = 100  # columns; below, the bar makes room for the numbers
@@ -45,6 +46,9 @@ class ConsoleReporter(Reporter):
         )
         self._task = self._bar.add_task("", total=run.solver.max_iter, completed=run.iteration)
         self._bar.start()
+
+    def compiled(self, compilation: Compilation) -> None:
+        self._print(f"compiled in {compilation}")
 
     def advanced(self, iteration: int) -> None:
         if self._bar:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from jaffe.netdef.atomic import free_names, write_file
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
+from jaffe.train.compilation import Compilation
 
 ROW_KEYS = ("iteration", "test", "elapsed")  # of a row of a test net; its other keys are the outputs
 
@@ -59,6 +60,9 @@ class Reporter:
 
     def start(self, run: Run) -> None:
         """A run begins."""
+
+    def compiled(self, compilation: Compilation) -> None:
+        """The training step was traced and compiled; once for a solver, at its first step."""
 
     def advanced(self, iteration: int) -> None:
         """So many updates are under way or done."""
@@ -133,6 +137,10 @@ class Reporters(Reporter):
                 reporter.start(run)
                 started.callback(reporter.stop, "the run could not begin")
             started.pop_all()
+
+    def compiled(self, compilation: Compilation) -> None:
+        for reporter in self.reporters:
+            reporter.compiled(compilation)
 
     def advanced(self, iteration: int) -> None:
         for reporter in self.reporters:

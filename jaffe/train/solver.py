@@ -24,6 +24,7 @@ from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
 from jaffe.train.caffe_state import restore_caffe_state
 from jaffe.train.clock import Clock
+from jaffe.train.compilation import watch_compilation
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.sources import Data
@@ -126,6 +127,7 @@ class Solver:
             self.load_weights([find(file, self.config.directory) for file in named])
         step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = jax.jit(step, donate_argnums=0)
+        self._compiled = False
         self._examiner = Examiner(self.net, self.feed, proto.iter_size)
         self._batches: Iterator[Any] | None = None
         self._window: deque[float] = deque(maxlen=proto.average_loss)
@@ -267,7 +269,7 @@ class Solver:
                     with clock.paused():
                         for lines in self._examiner.debug_info(self.state, batch):
                             self.reporter.debugged(lines)
-                self.state, metrics = self._step(self.state, self.feed.resident, batch)
+                self.state, metrics = self._begin_update(batch)
                 pending.append((i, metrics if shown else {name: metrics[name] for name in ("loss", "finite")}))
                 self._iteration += 1
                 settle(IN_FLIGHT)
@@ -285,6 +287,16 @@ class Solver:
             settle(0)
             signals.check()
         return np.array(losses, np.float32)
+
+    def _begin_update(self, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        """Begin an update. The first call compiles; like the others it does not wait for the update itself."""
+        if self._compiled:
+            return self._step(self.state, self.feed.resident, batch)
+        with watch_compilation() as compilation:
+            begun = self._step(self.state, self.feed.resident, batch)
+        self._compiled = True
+        self.reporter.compiled(compilation)
+        return begun
 
     def _settled(self, iteration: int, metrics: dict[str, Any], clock: Clock) -> float:
         loss = float(metrics["loss"])

@@ -20,31 +20,40 @@ from jaffe.compile.net import CompiledNet
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader
 from jaffe.netdef.errors import SpecError
+from jaffe.train.compilation import Compilation, watch_compilation
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds: a forward pass, and the rest of a forward and backward pass (``None``: no gradient)."""
+    """Median milliseconds: a forward pass, and the rest of a forward and backward pass (``None``: no gradient).
+
+    Of the whole net also: the seconds of tracing it and lowering it to XLA's language, and what compiling it took.
+    """
 
     name: str
     type: str
     forward: float
     backward: float | None
-    compile_seconds: float = 0.0
+    trace_seconds: float = 0.0
+    compilation: Compilation | None = None
 
 
 def time_net(net: CompiledNet, iterations: int) -> Timing:
     """Time ``apply``, and value and gradient of ``loss`` when there is one, as one program each."""
     variables, inputs, key = _arguments(net)
-    began = time.perf_counter()
-    forward = median(jax.jit(lambda v, x: net.apply(v, x, key)[0]), (variables, inputs), iterations)
-    backward = None
+    functions: list[Callable[..., Any]] = [lambda v, x: net.apply(v, x, key)[0]]
+    arguments: list[tuple[Any, ...]] = [(variables, inputs)]
     if net.loss_tops:
-        gradient = jax.jit(jax.value_and_grad(
-            lambda p, x: net.loss({**variables, "params": p}, x, key)[0]))
-        backward = max(median(gradient, (variables["params"], inputs), iterations) - forward, 0.0)
-    spent = time.perf_counter() - began
-    return Timing(net.name, net.phase, forward, backward, spent)
+        functions.append(jax.value_and_grad(lambda p, x: net.loss({**variables, "params": p}, x, key)[0]))
+        arguments.append((variables["params"], inputs))
+    began = time.perf_counter()
+    lowered = [jax.jit(function).lower(*given) for function, given in zip(functions, arguments, strict=True)]
+    trace_seconds = time.perf_counter() - began
+    with watch_compilation() as compilation:
+        programs = [one.compile() for one in lowered]
+    forward, *both = [median(*call, iterations) for call in zip(programs, arguments, strict=True)]
+    backward = max(both[0] - forward, 0.0) if both else None
+    return Timing(net.name, net.phase, forward, backward, trace_seconds, compilation)
 
 
 def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
@@ -91,7 +100,7 @@ def _pull_back(forward: Callable[..., Any], weights: Any, bottoms: Any, asked: G
 
 
 def median(function: Callable[..., Any], arguments: tuple[Any, ...], iterations: int) -> float:
-    """Median milliseconds of a call, after one to compile and warm up."""
+    """Median milliseconds of a call, after one to warm up, which compiles what is not compiled."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(iterations):

@@ -50,6 +50,7 @@ def trained(tmp_path_factory) -> Path:
 def test_train_says_what_it_did(trained: Path):
     output = (trained / "output.txt").read_text()
     assert "net LogisticRegression: 650 parameters; seed 1" in output
+    assert "\ncompiled in " in output
     assert "iteration    150  loss" in output
     assert "iteration    200  test accuracy 0.9" in output
     for name in ("metrics.jsonl", "curves.png", "snapshots"):

@@ -10,6 +10,7 @@ import pytest
 
 from jaffe.netdef import SolverParameter
 from jaffe.netdef.errors import JaffeError
+from jaffe.train.compilation import Compilation
 from jaffe.train.report import Metrics, Reporter, Reporters, Run, read_metrics
 
 RUN = Run("net", SolverParameter(max_iter=10), 0, {"loss": 1.0}, (), None)
@@ -19,7 +20,7 @@ class Notes(Reporter):
     """Writes down what it is told; fails where it is asked to."""
 
     def __init__(self, name: str, notes: list[tuple], fails: str = ""):
-        for method in ("start", "advanced", "trained", "tested", "saved", "debugged", "warned", "stop"):
+        for method in ("start", "compiled", "advanced", "trained", "tested", "saved", "debugged", "warned", "stop"):
             setattr(self, method, lambda *said, method=method: self.note(method, *said))
         self.name, self.notes, self.fails = name, notes, fails
 
@@ -32,8 +33,8 @@ class Notes(Reporter):
 def test_reporters_are_told_in_order():
     notes: list[tuple] = []
     both = Reporters(Notes("a", notes), Notes("b", notes))
-    told = [("start", RUN), ("advanced", 3), ("trained", {"loss": 1.0}), ("tested", {"test": 0}), ("saved", Path("x")),
-            ("debugged", ["line"]), ("warned", "text"), ("stop", "why")]
+    told = [("start", RUN), ("compiled", Compilation(1.5)), ("advanced", 3), ("trained", {"loss": 1.0}),
+            ("tested", {"test": 0}), ("saved", Path("x")), ("debugged", ["line"]), ("warned", "text"), ("stop", "why")]
     for method, said in told:
         getattr(both, method)(said)
     assert notes == [(name, *one) for one in told for name in "ab"]

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from jaffe.netdef import SolverParameter
+from jaffe.train.compilation import Compilation
 from jaffe.train.console import ConsoleReporter
 from jaffe.train.report import Run
 
@@ -45,6 +46,7 @@ def test_lines_without_a_terminal():
     console, file = reporter()
     console.start(run())
     console.tested({"iteration": 0, "test": 0, "accuracy": 0.1, "loss": 2.3, "scores": [1.0, 2.0], "elapsed": 0.5})
+    console.compiled(Compilation(3.21, requests=1))
     console.trained(trained(0, images_per_second=None))
     console.advanced(1)
     console.trained(trained(100))
@@ -56,6 +58,7 @@ def test_lines_without_a_terminal():
     console.stop("no better accuracy in 5 tests")
     assert file.getvalue().splitlines() == [
         "iteration      0  test accuracy 0.1  loss 2.3  scores (2 values)",
+        "compiled in 3.2 s",
         "iteration      0  loss 0.1235  lr 0.00925",
         "iteration    100  loss 0.1235  lr 0.00925  12,346 images/s",
         "iteration    100  test 1 accuracy 0.975  total loss nan",

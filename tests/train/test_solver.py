@@ -155,6 +155,20 @@ def test_one_program_and_no_waiting():
     assert job._step._cache_size() == 1
 
 
+def test_compiling_is_told_once():
+    told = []
+
+    class Listening(Reporter):
+        def compiled(self, compilation):
+            told.append(compilation.seconds)
+
+    job = solver(test_iter=[], reporter=Listening())
+    job.step(2)
+    job.step(1)
+    (seconds,) = told
+    assert seconds > 0
+
+
 def test_divergence_stops():
     """The message says what was first; the weights stay those before, and training can go on from there."""
     job = solver(base_lr=1e20, lr_policy="fixed", test_iter=[])
