@@ -42,8 +42,8 @@ models: $(VENV)/.developer  ## Write docs/models.md, the published models that j
 drawings: $(VENV)/.developer  ## Draw the pictures of the docs (needs Graphviz's dot).
 	$(BIN)/python docs/draw.py
 
-bench: $(VENV)/.developer  ## Time jaffe against plain Flax.
-	$(BIN)/python -m benchmarks.step
+bench: $(VENV)/.developer  ## Time jaffe against plain Flax, and PyTorch where it is installed (an hour or more).
+	$(BIN)/python -m benchmarks
 
 clean:  ## Remove the environments and what the demo wrote.
 	rm -rf .venv .venv-* runs

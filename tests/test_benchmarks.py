@@ -1,0 +1,84 @@
+"""What the benchmarks make of what their processes print. Nothing is timed here."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.__main__ import PAGE
+from benchmarks.growth import steepest
+from benchmarks.nets import NETS
+from benchmarks.table import Case, Spread, number, replaced, report, speeds
+from jaffe import zoo
+
+
+def case(net: str, jaffe: list[float], torch: list[float], mode: str = "train") -> Case:
+    """A case of these milliseconds a step."""
+    common = {"first_s": 4.0, "warm_s": 1.0, "bound_ms": 1.0, "peak_mb": 300.0, "import_mb": 200.0}
+    rounds = [{"jaffe": {**common, "step_ms": a}, "torch": {**common, "step_ms": b, "first_s": 2.0, "peak_mb": 400.0}}
+              for a, b in zip(jaffe, torch, strict=True)]
+    return Case(net, mode, NETS[net].batch, "channels_last", rounds)
+
+
+def test_ratios_are_taken_within_rounds():
+    # The machine is three times as slow in the second round, and both with it.
+    drifting = case("lenet", jaffe=[10, 30, 11], torch=[20, 60, 22])
+    assert drifting.speed("torch") == Spread(2, 2, 2)
+    # The ratio of the medians, 20 / 11, would be another.
+    assert case("lenet", jaffe=[10, 11, 40], torch=[20, 11, 20]).speed("torch") == Spread(1, 0.5, 2)
+
+
+def test_numbers_have_three_digits():
+    assert [number(value) for value in (0.01234, 1, 9.876, 12.34, 123.4, 1234.5)] == [
+        "0.0123", "1.00", "9.88", "12.3", "123", "1234"]
+
+
+def test_table_of_speeds():
+    cases = [case("lenet", [4.0], [8.0]), case("resnet18", [100.0], [50.0])]
+    assert speeds(cases) == """\
+| net, batch | jaffe, ms | PyTorch, ms | variant | against PyTorch | bound, ms | of the bound |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
+| LeNet, 64 | 4.00 (4.00 to 4.00) | 8.00 (8.00 to 8.00) | channels last | 2.00 (2.00 to 2.00) | 1.00 | 25% |
+| ResNet-18, 8 | 100 (100 to 100) | 50.0 (50.0 to 50.0) | channels last | 0.500 (0.500 to 0.500) | 1.00 | 1% |
+| geometric mean |  |  |  | 1.00 |  |  |"""
+
+
+def test_report_has_what_was_timed():
+    text = report([case("lenet", [4.0], [8.0])])
+    assert ("| LeNet, 64 | 4.00 (4.00 to 4.00) | 2.00 (2.00 to 2.00) | 0.500 (0.500 to 0.500) | 1.00 (1.00 to 1.00) "
+            "| 25% |") in text
+    assert "| LeNet, 64 | 300 (200) | 400 (200) | 0.750 (0.750 to 0.750) |" in text
+    assert "Inference" not in text
+    inferred = report([case("lenet", [4.0], [8.0], mode="infer")])
+    assert "bound" not in inferred
+    assert "Memory" not in inferred
+    alone = Case("lenet", "infer", 1, "", [{"jaffe": {"step_ms": 4.0}}])
+    assert speeds([alone]).splitlines()[2:] == ["| LeNet, 1 | 4.00 (4.00 to 4.00) |"]
+
+
+def test_tables_are_written_between_marks():
+    page = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n<!-- b: begin -->\nkept\n<!-- b: end -->\n"
+    assert replaced(page, "a", "new\n") == page.replace("old", "new")
+    for broken in ("nothing", "<!-- a: begin -->", "<!-- a: end --> <!-- a: begin -->"):
+        with pytest.raises(ValueError, match="expected <!-- a: begin --> and <!-- a: end -->"):
+            replaced(broken, "a", "new")
+    assert "bench cpu float32" in PAGE.read_text()
+
+
+def test_growth_is_held_against_linear():
+    assert steepest({1: 1.0, 2: 2.0, 4: 6.0}, 1) == 1.5
+    assert steepest({10: 1.0, 20: 4.0}, 2) == 1
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_are_those_of_the_zoo(name: str):
+    """The declared nets take the data that the benchmarks make."""
+    net = zoo.__dict__[name](batch=2).source().net
+    (data,) = [layer for layer in net.layer if layer.name == "data" and not (layer.include and layer.include[0].phase)]
+    made, labels = NETS[name].data(2)
+    if data.type == "Input":
+        assert tuple(data.input_param.shape[0].dim) == made.shape == labels.shape
+    else:
+        own = data.memory_data_param
+        assert (own.batch_size, own.channels, own.height, own.width) == made.shape
+        assert labels.shape == (2,)
+    assert labels.max() < NETS[name].classes
