@@ -11,9 +11,11 @@ import jax
 import numpy as np
 from jax import lax
 
+from jaffe.compile.fused import Recomputed
 from jaffe.compile.layer import Context, Layer, Shape
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader, read_state
+from jaffe.compile.remat import recomputed
 from jaffe.netdef.graph import Node
 
 if TYPE_CHECKING:
@@ -38,14 +40,20 @@ def execute(
         program: the layers to run, in order: all, or those of a part.
         env: values that are there already: the inputs (``read_inputs``), and what a part reads from before it.
         anew: carried state is zero, whatever the variables have.
-        taps: added to the values of these names where they are written; the gradient of a tap of zeros is that of its
-            value.
+        taps: added to the values of these names where they are written, if not inside a ``Recomputed`` node; the
+            gradient of a tap of zeros is that of its value.
     """
     env = {name: _tapped(name, value, taps) for name, value in env.items()}
     state = read_state(variables)
     weights = WeightReader(net, variables, anew)
     for node, layer in program:
         if layer.source:
+            continue
+        if isinstance(layer, Recomputed):
+            values, updated = _run_recomputed(net, layer, weights, env, state, rng)
+            env.update(values)
+            for owner, arrays in updated.items():
+                state.setdefault(owner, {}).update(arrays)
             continue
         bottoms = [env[value] for value in node.bottoms]
         if not net.graph.force_backward:
@@ -64,6 +72,19 @@ def execute(
             state.setdefault(owner, {})[key] = value
         env.update((name, _tapped(name, top, taps)) for name, top in zip(node.tops, tops, strict=True))
     return env, state
+
+
+def _run_recomputed(
+    net: CompiledNet, layer: Recomputed, weights: WeightReader, env: Values, state: State, rng: jax.Array | None
+) -> tuple[Values, State]:
+    """The tops, and the new state of the layers inside."""
+
+    def run(env: Values, variables: Variables, rng: jax.Array | None) -> tuple[Values, State]:
+        values, state = execute(net, layer.program, variables, env, rng, anew=weights.anew)
+        return {top: values[top] for top in layer.node.tops}, state
+
+    read = {value: env[value] for value in layer.node.bottoms}
+    return recomputed(run)(read, weights.part(layer.node, state), rng)
 
 
 def _tapped(name: str, value: jax.Array, taps: Mapping[str, jax.Array]) -> jax.Array:

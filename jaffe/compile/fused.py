@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -60,7 +60,19 @@ class Merged(Fused):
         return jnp.split(y, ends[:-1], axis=1)
 
 
-_FUSED: Mapping[str, type[Fused]] = {"Folded": Folded, "Merged": Merged}
+class Recomputed(Layer):
+    """Layers whose inner values are not kept for the backward pass: it runs them once more. ``execute`` does it.
+
+    Attributes:
+        program: the layers.
+    """
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.program = make_program(node.parts)
+
+
+_FUSED: Mapping[str, Callable[[Node], Layer]] = {"Folded": Folded, "Merged": Merged, "Recomputed": Recomputed}
 
 
 def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:

@@ -25,6 +25,7 @@ from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
+from jaffe.compile.remat import Remat, remat_of
 from jaffe.compile.summary import Summary, summarise
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
@@ -57,6 +58,8 @@ def compile_net(
     python_modules: Sequence[str] = (),
     lowering: str = "auto",
     autotune: bool = False,
+    remat: str = "auto",
+    memory: int | None = None,
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
 
@@ -81,6 +84,12 @@ def compile_net(
             differentiable in every mode.
         autotune: choose by measuring on this machine, when a shape is first met, in place of the rules; what was
             fastest is remembered on disk.
+        remat: ``"none"`` keeps all blobs of a training step until its backward pass has read them. ``"full"`` keeps
+            few, and computes the others once more from those: nearly one more forward pass, for memory that grows
+            with the square root of the depth. Results are the same; there is no forward-mode derivative. ``"auto"``
+            does so if the blobs of the declared shapes, weights, their gradients and one number more a weight would
+            not fit into ``memory``.
+        memory: bytes; by default those of the device, of a CPU the machine's.
 
     Raises:
         SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
@@ -96,7 +105,8 @@ def compile_net(
     graph = trust(graph, python_modules)
     dtype = _dtype(dtype)
     how = lowering_of(lowering, autotune)
-    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how)
+    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how,
+                       remat_of(remat, memory))
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -126,17 +136,19 @@ class CompiledNet:
         dtype: of weights, and of the blobs that go in and come out.
         precision: dtype of matrix products and of what lies between them: ``dtype``, or bfloat16.
         lowering: how operations are told to XLA.
+        remat: whether a training step keeps its blobs.
     """
 
     def __init__(
         self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None,
-        lowering: Lowering = Lowering(),  # noqa: B008  immutable
+        lowering: Lowering = Lowering(), remat: Remat = Remat(),  # noqa: B008  immutable
     ):
         self.graph = graph
         self.inferred = inferred
         self.dtype = dtype
         self.precision = dtype if precision is None else precision
         self.lowering = lowering
+        self.remat = remat
         self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
         self.outputs = graph.outputs
         self._programs: dict[frozenset[str], tuple[tuple[Node, Layer], ...]] = {}
@@ -378,7 +390,8 @@ class CompiledNet:
 
     def context(self, keep: frozenset[str]) -> PassContext:
         """What passes may know when the values ``keep`` are wanted."""
-        return PassContext(self.inferred, keep, self._effects, self.gradients)
+        room = self.remat.room(self.inferred, self.dtype, self.precision)
+        return PassContext(self.inferred, keep, self._effects, self.gradients, room)
 
     @cached_property
     def gradients(self) -> Mapping[str, Gradients]:
@@ -413,5 +426,6 @@ class CompiledNet:
             if "forward-mode" not in str(error):
                 raise
             raise JaffeError('forward-mode derivatives (jax.jvp, jax.jacfwd) are of nets compiled with '
-                             'lowering="plain"; found one whose gradients are written by hand') from None
+                             'lowering="plain" and remat="none"; found one whose gradients are written by hand'
+                             ) from None
         return {name: env[name].astype(self.dtype) for name in keep}, state

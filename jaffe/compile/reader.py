@@ -48,6 +48,19 @@ class WeightReader:
             result[stored.weight.name] = array.reshape(stored.weight.shape)
         return result
 
+    def part(self, node: Node, state: State) -> dict[str, dict[str, dict[str, jax.Array]]]:
+        """Of the variables those that the layers of a node read."""
+        found: dict[str, dict[str, dict[str, jax.Array]]] = {"params": {}, "state": {}}
+        for leaf in node.leaves:
+            for stored in self.net.inferred.stored[leaf.name]:
+                layer, name = stored.owner
+                group = found["params" if stored.weight.trained else "state"]
+                group.setdefault(layer, {})[name] = self._find(leaf, stored, state)
+            for weight in () if self.anew else self.net.inferred.carried[leaf.name]:
+                array = self._get(leaf, "state", leaf.name, weight.name, state)
+                found["state"].setdefault(leaf.name, {})[weight.name] = array
+        return found
+
     def _carried(self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State) -> dict[str, jax.Array]:
         """What the last call left, shaped as these bottoms ask."""
         result = {}

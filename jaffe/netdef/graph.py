@@ -45,6 +45,11 @@ class Node:
     trusted: bool = False
     parts: tuple[Node, ...] = ()
 
+    @property
+    def leaves(self) -> tuple[Node, ...]:
+        """The declared layers that it consists of: itself, or those of its parts."""
+        return tuple(leaf for part in self.parts for leaf in part.leaves) or (self,)
+
     def error(self, problem: str) -> SpecError:
         """A SpecError that names this layer and where it stands."""
         return SpecError(problem, layer=self.name, location=self.location or None)
@@ -106,7 +111,7 @@ class Graph:
                 for top, weight in zip(node.tops, node.loss_weights, strict=True)
             )
             shares = "".join(f" [{i}]={owner}[{j}]" for i, (owner, j) in sorted(node.shared.items()))
-            named = ", ".join([part.name for part in node.parts] or [node.name])
+            named = ", ".join(leaf.name for leaf in node.leaves)
             call = f"{node.type}<{named}>({', '.join(node.bottoms)})"
             lines.append(f"  {left} = {call}{shares}" if left else f"  {call}{shares}")
         return "\n".join([*lines, f"  -> {', '.join(self.outputs)}"])

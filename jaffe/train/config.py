@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from google.protobuf.message import Message
 
 from jaffe.compile.precision import PRECISIONS
+from jaffe.compile.remat import REMATS
 from jaffe.netdef.builder import assign
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import NetParameter, NetState, SolverParameter
@@ -148,6 +149,8 @@ def _check(proto: SolverParameter, where: str | None) -> None:
         raise error(f"ema_decay is in [0, 1); found {proto.ema_decay:g}")
     if proto.precision not in PRECISIONS:
         raise error(f"precision is float32 or bfloat16; found {proto.precision!r}")
+    if proto.remat not in REMATS:
+        raise error(f"remat is auto, none or full; found {proto.remat!r}")
     if proto.trust_coefficient <= 0:
         raise error(f"trust_coefficient is positive; found {proto.trust_coefficient:g}")
     if proto.lr_policy == "cosine" and proto.warmup_iter >= proto.max_iter > 0:

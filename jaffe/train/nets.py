@@ -41,6 +41,7 @@ def build_nets(
             role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=dtype,
             # Tests are in float32: scores that are rounded to bfloat16 tie, and Accuracy counts ties as wrong.
             precision="float32" if i else proto.precision, python_modules=python_modules,
+            remat="none" if i else proto.remat,
         ), feed))
     (net, feed), *tests = built
     for test, _ in tests:

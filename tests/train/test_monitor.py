@@ -94,6 +94,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path):
      "monitor needs a test net: expected test_iter and test_interval; found none"),
     (dict(ema_decay=1.0), "ema_decay is in [0, 1); found 1"),
     (dict(precision="half"), "precision is float32 or bfloat16; found 'half'"),
+    (dict(remat="some"), "remat is auto, none or full; found 'some'"),
     (dict(trust_coefficient=0.0), "trust_coefficient is positive; found 0"),
     (dict(lr_policy="cosine", warmup_iter=12), "the warm-up ends before max_iter (12); found warmup_iter 12"),
     (dict(snapshot_keep=-1), "snapshot_keep is not negative; found -1"),

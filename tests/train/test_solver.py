@@ -384,6 +384,22 @@ def test_going_on_elsewhere_leaves_the_files_of_other_runs(tmp_path):
     assert job.snapshots.iterations() == [6]
 
 
+def test_remat():
+    """What is computed once more changes nothing; tests, which have no backward pass, keep all."""
+    hidden, below = "", "bn"
+    for i in range(4):
+        hidden += f"""layer {{ name: "h{i}" type: "InnerProduct" bottom: "{below}" top: "h{i}" inner_product_param {{
+            num_output: 12 weight_filler {{ type: "xavier" }} }} }}
+            layer {{ name: "t{i}" type: "TanH" bottom: "h{i}" top: "t{i}" }}"""
+        below = f"t{i}"
+    before, after = NET.split('layer { name: "ip"')
+    deep = before + hidden + 'layer { name: "ip"' + after.replace('bottom: "bn"', f'bottom: "{below}"')
+    kept, again = solver(net=deep, remat="none"), solver(net=deep, remat="full")
+    assert "Recomputed" in str(again.net.program(frozenset(again.net.loss_tops)))
+    assert again.tests[0].net.remat.policy == "none"
+    np.testing.assert_allclose(again.step(4), kept.step(4), rtol=1e-6)
+
+
 def test_bfloat16():
     """Products in bfloat16, weights and tests in float32; the loss is that of float32 but for the rounding."""
     whole, half = solver(), solver(precision="bf16")

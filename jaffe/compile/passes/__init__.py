@@ -4,6 +4,7 @@ from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
 from jaffe.compile.passes.merge_siblings import merge_siblings
+from jaffe.compile.passes.recompute import recompute
 from jaffe.compile.passes.run import Pass, PassContext, run
 
 # Every pass keeps what the net computes for the values in PassContext.keep.
@@ -15,7 +16,8 @@ PIPELINE: tuple[Pass, ...] = (  # what JAX runs
     *SIMPLIFICATIONS,
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
     merge_siblings,  # 1x1 convolutions that read one value into one
+    recompute,  # what would not fit into memory until the backward pass
 )
 
 __all__ = ["PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "merge_siblings", "run"]
+           "fold_batch_norm", "merge_siblings", "recompute", "run"]

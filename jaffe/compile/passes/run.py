@@ -19,12 +19,14 @@ class PassContext:
         keep: values that must still be produced: outputs, losses, and what the caller asked for.
         effects: names of nodes that do more than produce their tops: those that update state.
         gradients: those that training asks of each layer (``needed_gradients``).
+        room: how many values of blobs a training step may keep for its backward pass; None: any number.
     """
 
     inferred: Inferred
     keep: frozenset[str]
     effects: frozenset[str]
     gradients: Mapping[str, Gradients]
+    room: int | None
 
 
 Pass = Callable[[Graph, PassContext], Graph]
