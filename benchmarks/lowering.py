@@ -21,7 +21,7 @@ import numpy as np
 from jaffe.compile.lowering.autotune import measure
 from jaffe.compile.lowering.candidates import Problem, fitting
 from jaffe.compile.lowering.choose import PASSES
-from jaffe.compile.lowering.costs import predicted
+from jaffe.compile.lowering.costs import _costs, predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
 
 MEASURED = Path(__file__).with_name("lowering.json")
@@ -70,7 +70,7 @@ def run(seconds: float) -> None:
     found = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     began = time.perf_counter()
     for problem in problems():
-        key = repr((problem.which, problem.x, problem.weight, problem.geometry.stride, problem.geometry.pad))
+        key = problem.key
         missing = [name for name in fitting(problem) if name not in found.get(key, {})]
         if not missing or time.perf_counter() - began > seconds:
             continue
@@ -85,11 +85,12 @@ def fit() -> None:
 
     measured = json.loads(MEASURED.read_text())
     rows: dict[str, dict[str, list[tuple[list[float], float]]]] = {which: {} for which in PASSES}
-    known = []
+    measured_problems = []
     for problem in problems():
-        key = repr((problem.which, problem.x, problem.weight, problem.geometry.stride, problem.geometry.pad))
+        key = problem.key
         times = measured.get(key, {})
-        known.append((problem, times))
+        if times:
+            measured_problems.append((problem, times))
         for name, one in fitting(problem).items():
             if name in times:
                 rows[problem.which].setdefault(name, []).append(([1.0, *one.work(problem)], 1e3 * times[name]))
@@ -102,13 +103,19 @@ def fit() -> None:
             scale = np.abs(features).max(0) + 1e-30
             solution, _ = nnls(features / scale / times[:, None], np.ones(len(times)))
             costs[which][name] = [float(f"{value:.4g}") for value in solution / scale]
-    COSTS.write_text(json.dumps(costs, indent=1) + "\n")
-    predicted.__globals__["_costs"].cache_clear()
+    write(costs, {})
+    known = {}
+    for problem, times in measured_problems:
+        choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
+        best = min(times, key=times.__getitem__)
+        if times[choice] > 1.1 * times[best]:
+            known[problem.key] = best
+    write(costs, known)
     for which in PASSES:
         best = chosen = xla = 0.0
         losses = []
-        for problem, times in known:
-            if problem.which != which or not times:
+        for problem, times in measured_problems:
+            if problem.which != which:
                 continue
             choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
             losses.append(times[choice] / min(times.values()))
@@ -120,6 +127,11 @@ def fit() -> None:
         print(f"{which}: all problems, XLA's own {1e3 * xla:.0f} ms, chosen {1e3 * chosen:.0f} ms, best "
               f"{1e3 * best:.0f} ms; the choice takes {np.median(losses):.2f} times the best in the median, "
               f"{max(losses):.2f} at worst")
+
+
+def write(costs: dict[str, dict[str, list[float]]], known: dict[str, str]) -> None:
+    COSTS.write_text(json.dumps({"model": costs, "known": known}, indent=1) + "\n")
+    _costs.cache_clear()
 
 
 def main() -> None:

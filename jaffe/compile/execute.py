@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def execute(
     *,
     anew: bool = False,
     taps: Mapping[str, jax.Array] = MappingProxyType({}),
+    layout: Callable[[jax.Array], jax.Array] = lambda value: value,
 ) -> tuple[Values, State]:
     """Every value of the net, and the new state. Pure. Values are of the net's dtype, or of its precision.
 
@@ -42,6 +43,7 @@ def execute(
         anew: carried state is zero, whatever the variables have.
         taps: added to the values of these names where they are written, if not inside a ``Recomputed`` node; the
             gradient of a tap of zeros is that of its value.
+        layout: asks for a layout in memory, of every value and so of its gradient.
     """
     env = {name: _tapped(name, value, taps) for name, value in env.items()}
     state = read_state(variables)
@@ -50,7 +52,7 @@ def execute(
         if layer.source:
             continue
         if isinstance(layer, Recomputed):
-            values, updated = _run_recomputed(net, layer, weights, env, state, rng)
+            values, updated = _run_recomputed(net, layer, weights, env, state, rng, layout)
             env.update(values)
             for owner, arrays in updated.items():
                 state.setdefault(owner, {}).update(arrays)
@@ -70,17 +72,18 @@ def execute(
         for name, value in new.items():
             owner, key = owners.get(name, (node.name, name))
             state.setdefault(owner, {})[key] = value
-        env.update((name, _tapped(name, top, taps)) for name, top in zip(node.tops, tops, strict=True))
+        env.update((name, layout(_tapped(name, top, taps))) for name, top in zip(node.tops, tops, strict=True))
     return env, state
 
 
 def _run_recomputed(
-    net: CompiledNet, layer: Recomputed, weights: WeightReader, env: Values, state: State, rng: jax.Array | None
+    net: CompiledNet, layer: Recomputed, weights: WeightReader, env: Values, state: State, rng: jax.Array | None,
+    layout: Callable[[jax.Array], jax.Array],
 ) -> tuple[Values, State]:
     """The tops, and the new state of the layers inside."""
 
     def run(env: Values, variables: Variables, rng: jax.Array | None) -> tuple[Values, State]:
-        values, state = execute(net, layer.program, variables, env, rng, anew=weights.anew)
+        values, state = execute(net, layer.program, variables, env, rng, anew=weights.anew, layout=layout)
         return {top: values[top] for top in layer.node.tops}, state
 
     read = {value: env[value] for value in layer.node.bottoms}

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaffe.compile.layer import Array, Context, Layer, make_layer
+from jaffe.compile.layer import Arithmetic, Array, Context, Layer, make_layer
+from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.linear import InnerProduct
 from jaffe.netdef.graph import Node
@@ -22,7 +23,7 @@ class Fused(Layer):
     """
 
     foreign = False
-    arithmetic = "products"
+    arithmetic: Arithmetic = "products"
 
     def __init__(self, node: Node):
         self.node = node
@@ -60,6 +61,20 @@ class Merged(Fused):
         return jnp.split(y, ends[:-1], axis=1)
 
 
+class ScaledNorm(Fused):
+    """BatchNorm by the batch's statistics, and the Scale behind it."""
+
+    arithmetic: Arithmetic = "sums"
+
+    def apply_with_state(
+        self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context
+    ) -> tuple[Sequence[Array], dict[str, Array]]:
+        norm, scale = self.parts
+        assert isinstance(norm, BatchNorm)
+        own = weights[scale.node.name]
+        return norm.apply_scaled(weights[norm.node.name], bottoms[0], ctx, own["scale"], own.get("bias"))
+
+
 class Recomputed(Layer):
     """Layers whose inner values are not kept for the backward pass: it runs them once more. ``execute`` does it.
 
@@ -72,7 +87,8 @@ class Recomputed(Layer):
         self.program = make_program(node.parts)
 
 
-_FUSED: Mapping[str, Callable[[Node], Layer]] = {"Folded": Folded, "Merged": Merged, "Recomputed": Recomputed}
+_FUSED: Mapping[str, Callable[[Node], Layer]] = {
+    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed}
 
 
 def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:

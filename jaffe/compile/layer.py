@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaffe.compile.lowering import Lowering
+from jaffe.compile.lowering.candidates import Pass
 from jaffe.netdef.errors import suggest
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import FillerParameter
@@ -171,7 +172,7 @@ class Layer:
         return ([i not in self.constant_bottoms for i in range(len(self.node.bottoms))],
                 [i not in self.constant_tops for i in range(len(self.node.tops))])
 
-    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[Pass, str]:
         """How the passes (``"forward"``, ``"input"``, ``"weight"``) are computed, where there is a choice."""
         return {}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,6 +22,7 @@ from jaffe.compile.layer import Layer, Shape
 from jaffe.compile.layers.python import trust
 from jaffe.compile.lowering import Lowering
 from jaffe.compile.lowering.choose import lowering_of
+from jaffe.compile.lowering.layout import laid_out
 from jaffe.compile.passes import PIPELINE, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
@@ -242,7 +243,8 @@ class CompiledNet:
             raise JaffeError(f"net {self.name!r} has no loss in phase {self.phase}: "
                              "expected a layer whose type ends in Loss, or a loss_weight")
         values = {name: self._value(name) for name in self.outputs}
-        env, state = self._run(variables, inputs, rng, frozenset(values.values()) | frozenset(self.loss_tops))
+        keep = frozenset(values.values()) | frozenset(self.loss_tops)
+        env, state = self._run(variables, inputs, rng, keep, layout=partial(laid_out, lowering=self.lowering))
         total = sum((weight * env[top].sum() for top, weight in self.loss_tops.items()), jnp.zeros((), self.dtype))
         return total, ({name: env[value] for name, value in values.items()}, state)
 
@@ -414,14 +416,15 @@ class CompiledNet:
 
     def _run(
         self, variables: Variables, inputs: Mapping[str, Any], rng: jax.Array | None, keep: frozenset[str],
-        *, anew: bool = False,
+        *, anew: bool = False, layout: Callable[[jax.Array], jax.Array] = lambda value: value,
     ) -> tuple[dict[str, jax.Array], State]:
-        """The values ``keep``, and the new state. ``anew``: carried state is zero, whatever the variables have."""
+        """The values ``keep``, and the new state. ``anew``: carried state is zero, whatever the variables have.
+        ``layout``: as ``execute`` has it."""
         env = read_inputs(self, inputs)
         if keep not in self._programs:
             self._programs[keep] = make_program(self.program(keep).nodes)
         try:
-            env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew)
+            env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew, layout=layout)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise

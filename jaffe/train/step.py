@@ -144,7 +144,9 @@ def make_train_step(
 def all_finite(*trees: Any) -> jax.Array:
     """Whether all numbers are finite."""
     # By their sums, which cost next to nothing: finite unless a term is not, or all is near the end of float32.
-    return jnp.isfinite(sum((leaf.sum() for leaf in jax.tree.leaves(trees)), jnp.zeros(())))
+    # Behind a barrier, or XLA would sum anew what a bias's gradient is itself the sum of.
+    leaves = lax.optimization_barrier(jax.tree.leaves(trees))
+    return jnp.isfinite(sum((leaf.sum() for leaf in leaves), jnp.zeros(())))
 
 
 def passes(state: TrainState, batch: Any, iter_size: int = 1) -> list[tuple[Any, jax.Array, jax.Array]]:

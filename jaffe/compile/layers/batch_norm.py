@@ -53,13 +53,20 @@ class BatchNorm(Layer):
     def apply_with_state(
         self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
     ) -> tuple[Sequence[Array], dict[str, Array]]:
-        x = bottoms[0] if bottoms[0].ndim > 1 else bottoms[0][:, None]
         if not self.uses_state:
-            y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering)
-            new = self._updated(weights, mean, variance, x.size // x.shape[1])
-            return [y.reshape(bottoms[0].shape)], new
+            return self.apply_scaled(weights, bottoms[0], ctx)
+        x = bottoms[0] if bottoms[0].ndim > 1 else bottoms[0][:, None]
         mean, variance = (one.reshape(-1, *[1] * (x.ndim - 2)) for one in self._stored(weights))
         return [((x - mean) * lax.rsqrt(variance + self.p.eps)).reshape(bottoms[0].shape)], {}
+
+    def apply_scaled(
+        self, weights: Mapping[str, Array], x: Array, ctx: Context, scale: Array | None = None,
+        shift: Array | None = None,
+    ) -> tuple[Sequence[Array], dict[str, Array]]:
+        """By the batch's statistics, then times ``scale`` and plus ``shift``, (C), of a Scale layer."""
+        shape, x = x.shape, x if x.ndim > 1 else x[:, None]
+        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, scale, shift)
+        return [y.reshape(shape)], self._updated(weights, mean, variance, x.size // x.shape[1])
 
     def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
         return self.uses_state and len(bottoms[0]) > 1
@@ -156,17 +163,17 @@ class BN(Layer):
             scale, shift = stored["scale"], stored["shift"]
             if self.p.bn_mode == BNParameter.INFERENCE:
                 return [x * scale + shift], {}
-            y, _, _ = normalise_batch(x, 1e-9, ctx.lowering)
-            return [y * scale + shift], {}
+            return [normalise_batch(x, 1e-9, ctx.lowering, scale.reshape(-1), shift.reshape(-1))[0]], {}
         if self._uses_state:
             inverse = lax.rsqrt(stored["variance"] + self.p.eps)
             return [(x - stored["mean"]) * (stored["slope"] * inverse) + stored["bias"]], {}
-        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering)
+        slope, bias = stored["slope"].reshape(-1), stored["bias"].reshape(-1)
+        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, slope, bias)
         kept, new = self.p.momentum, {}
         for name, value in (("mean", mean), ("variance", variance)):
             average = kept * weights[name].reshape(-1) + (1 - kept) * lax.stop_gradient(value)
             new[name] = average.reshape(weights[name].shape)
-        return [y * stored["slope"] + stored["bias"]], new
+        return [y], new
 
     def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
         return self._uses_state

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jaffe.compile.layer import Array, Context, Shape, Weight, built_in
 from jaffe.compile.layers.windows import Windowed, shown
-from jaffe.compile.lowering import ConvGeometry, Lowering, convolution, deconvolution
+from jaffe.compile.lowering import ConvGeometry, Lowering, convolution, deconvolution, shift_channels
+from jaffe.compile.lowering.candidates import Pass
 from jaffe.compile.lowering.convolution import explain, explain_transpose, transposed_size
 from jaffe.compile.lowering.geometry import flops, out_size
 
@@ -71,7 +72,7 @@ class Convolution(Windowed):
         """The weight that gives each output times its ``factor`` (num_output)."""
         return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
 
-    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[Pass, str]:
         axis = self.axis(self.p.axis, len(bottoms[0]))
         shape = (math.prod(bottoms[0][:axis]), *bottoms[0][axis:])
         geometry = self.geometry(len(shape) - 2, self._group(shape[1]))
@@ -89,7 +90,7 @@ class Convolution(Windowed):
         weight = weights["weight"].astype(x.dtype)
         y = self._product(x.reshape(-1, *x.shape[axis:]) if axis != 1 else x, weight, geometry, lowering)
         if "bias" in weights:
-            y = y + weights["bias"].reshape(-1, *[1] * spatial)
+            y = shift_channels(y, weights["bias"], lowering)
         return y.reshape(*batch, *y.shape[1:]) if axis != 1 else y
 
     def _group(self, channels: int) -> int:
@@ -117,7 +118,7 @@ class Convolution(Windowed):
 
     def _explain(
         self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
-    ) -> Mapping[str, str]:
+    ) -> Mapping[Pass, str]:
         return explain(x, weight, geometry, dtype, lowering)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
@@ -157,7 +158,7 @@ class Deconvolution(Convolution):
 
     def _explain(
         self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
-    ) -> Mapping[str, str]:
+    ) -> Mapping[Pass, str]:
         return explain_transpose(x, weight, geometry, dtype, lowering)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
 from jaffe.compile.layers.indexing import take_rows
+from jaffe.compile.lowering import scale_channels, shift_channels
 
 
 @built_in("InnerProduct")
@@ -113,6 +114,9 @@ class Scale(_Broadcast):
         return weights
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        if self.is_channel_affine([x.shape for x in bottoms]):
+            y = scale_channels(bottoms[0], weights["scale"], ctx.lowering)
+            return [shift_channels(y, weights["bias"], ctx.lowering) if self.p.bias_term else y]
         broadcast = self._broadcast(bottoms)
         y = bottoms[0] * (bottoms[1] if len(bottoms) == 2 else weights["scale"]).reshape(broadcast)
         return [y + weights["bias"].reshape(broadcast) if self.p.bias_term else y]
@@ -140,6 +144,8 @@ class Bias(_Broadcast):
         return [Weight("bias", self._span(bottoms)[1], self.p.filler)] if len(bottoms) == 1 else []
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        if self.is_channel_affine([x.shape for x in bottoms]):
+            return [shift_channels(bottoms[0], weights["bias"], ctx.lowering)]
         bias = bottoms[1] if len(bottoms) == 2 else weights["bias"]
         return [bottoms[0] + bias.reshape(self._broadcast(bottoms))]
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaffe.compile.layer import Arithmetic, Array, Context, Layer, Shape, built_in
 from jaffe.compile.layers.windows import shown, side_pads
 from jaffe.compile.lowering import Lowering, PoolGeometry, average_pool, max_places, max_pool, stochastic_pool
+from jaffe.compile.lowering.candidates import Pass
 from jaffe.compile.lowering.pooling import pooling_way
 from jaffe.netdef.graph import Node
 from jaffe.netdef.jaffe_pb2 import PoolingParameter
@@ -70,10 +71,11 @@ class Pooling(Layer):
         pooled = _pool(x, geometry, self.p.pool, key, ctx.lowering)
         return [pooled] if len(self.node.tops) == 1 else [pooled, max_places(x, geometry)]
 
-    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[str, str]:
+    def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[Pass, str]:
         if self.p.pool == PoolingParameter.STOCHASTIC:
             return {}
-        return dict.fromkeys(("forward", "input"), pooling_way(self.geometry(bottoms[0]), lowering))
+        which: tuple[Pass, ...] = ("forward", "input")
+        return dict.fromkeys(which, pooling_way(self.geometry(bottoms[0]), lowering))
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * math.prod(self.geometry(bottoms[0]).kernel)

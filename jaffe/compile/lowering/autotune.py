@@ -29,7 +29,7 @@ def tuned(problem: Problem) -> str:
     """The name of the fastest candidate on the default device: remembered, or measured now and then remembered."""
     path = remembered()
     known = _read(path)
-    key = _key(problem)
+    key = problem.key
     if known.get(key) in fitting(problem):
         return known[key]
     names = sorted(fitting(problem), key=lambda name: predicted(problem, name))
@@ -63,12 +63,6 @@ def measure(problem: Problem, names: Sequence[str]) -> dict[str, float]:
                 jax.block_until_ready(function(*arguments))
                 found[name].append(time.perf_counter() - began)
     return {name: min(times) for name, times in found.items()}
-
-
-def _key(problem: Problem) -> str:
-    geometry = problem.geometry
-    parts = (problem.which, problem.x, problem.weight, geometry.stride, geometry.pad, geometry.dilation, geometry.group)
-    return " ".join(str(part).replace(" ", "") for part in (*parts, problem.dtype))
 
 
 @cache

@@ -3,70 +3,79 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaffe.compile.lowering.channels import sum_of_channels
 from jaffe.compile.lowering.choose import Lowering
-from jaffe.compile.lowering.layout import in_memory
+from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
+
+Optional = jax.Array | None
 
 
-def normalise_batch(x: jax.Array, eps: float, lowering: Lowering) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``y = (x - mean) / sqrt(variance + eps)`` over every axis but the second.
+@compiled("eps", "lowering")
+def normalise_batch(
+    x: jax.Array, eps: float, lowering: Lowering, scale: Optional = None, shift: Optional = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``y = (x - mean) / sqrt(variance + eps)`` over every axis but the second, then ``y scale + shift``.
 
-    x: (N, C, ...). Returns y, and mean and biased variance, (C).
+    x: (N, C, ...); scale and shift: (C), or None. Returns y, and mean and biased variance, (C).
     """
     if lowering.plain:
-        mean = x.mean(_others(x))
-        variance = jnp.square(x - _spread(mean, x)).mean(_others(x))
-        return (x - _spread(mean, x)) * _spread(lax.rsqrt(variance + eps), x), mean, variance
-    return _normalised(x, eps)
+        others, shape = (0, *range(2, x.ndim)), (-1, *[1] * (x.ndim - 2))
+        mean = x.mean(others)
+        variance = jnp.square(x - mean.reshape(shape)).mean(others)
+        y = (x - mean.reshape(shape)) * lax.rsqrt(variance + eps).reshape(shape)
+        y = y if scale is None else y * scale.reshape(shape)
+        return y if shift is None else y + shift.reshape(shape), mean, variance
+    y, mean, variance = _normalised(channels_last(x), scale, shift, eps)
+    return channels_first(y), mean, variance
 
 
-# The sums are taken of arrays that are in memory: XLA:CPU sums those fast, but not what it computes on the way. What is
-# differentiated by hand passes over the blob twice, not five times.
+# Differentiated by hand, it passes over the blob less often: the sums of the scale's gradient are those of the
+# normalisation's too. All channels last.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _normalised(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return _forward(x, eps)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalised(
+    x: jax.Array, scale: Optional, shift: Optional, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _forward(x, scale, shift, eps)[0]
 
 
-def _forward(x: jax.Array, eps: float) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+def _forward(
+    x: jax.Array, scale: Optional, shift: Optional, eps: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Optional, ...]]:
     mean = _mean(x)
-    centred = in_memory(x - _spread(mean, x))
-    variance = _mean(in_memory(centred * centred))
+    variance = _mean(jnp.square(x - mean))
     inverse = lax.rsqrt(variance + eps)
-    return (centred * _spread(inverse, x), mean, variance), (x, mean, inverse)
+    y = (x - mean) * (inverse if scale is None else inverse * scale)
+    return (y if shift is None else y + shift, mean, variance), (x, mean, inverse, scale, shift)
 
 
 def _backward(
-    eps: float, kept: tuple[jax.Array, ...], gradients: tuple[jax.Array, ...]
-) -> tuple[jax.Array]:
-    """``dx = inverse (dy - mean(dy) - y mean(dy y))``, and what comes by way of mean and variance."""
-    x, mean, inverse = kept
+    eps: float, kept: tuple[Optional, ...], gradients: tuple[jax.Array, ...]
+) -> tuple[jax.Array, Optional, Optional]:
+    """With ``u = (x - mean) inverse``: ``dx = inverse scale (dy - mean(dy) - u mean(dy u))``, ``dscale = sum(dy u)``,
+    ``dshift = sum(dy)``; and what comes by way of mean and variance."""
+    x, mean, inverse, scale, shift = kept
+    assert x is not None
+    assert mean is not None
+    assert inverse is not None
     back, by_mean, by_variance = gradients
-    y = (x - _spread(mean, x)) * _spread(inverse, x)
     back = in_memory(back)
-    first, second = _mean(back), _mean(in_memory(back * y))
-    dx = _spread(inverse, x) * (back - _spread(first, x) - y * _spread(second, x))
-    count = x.size // x.shape[1]
-    return (dx + _spread(by_mean / count, x) + y * _spread(2 * by_variance / (count * inverse), x),)
+    unit = (x - mean) * inverse
+    count = x.size // x.shape[-1]
+    sums, products = sum_of_channels(back), sum_of_channels(back * unit)
+    dx = (inverse if scale is None else inverse * scale) * (back - sums / count - unit * (products / count))
+    dx += by_mean / count + unit * (2 * by_variance / (count * inverse))
+    return dx, None if scale is None else products, None if shift is None else sums
 
 
 _normalised.defvjp(_forward, _backward)
 
 
-def _others(x: jax.Array) -> tuple[int, ...]:
-    return (0, *range(2, x.ndim))
-
-
 def _mean(x: jax.Array) -> jax.Array:
-    return x.sum(_others(x)) / (math.prod(x.shape) // x.shape[1])
-
-
-def _spread(values: jax.Array, x: jax.Array) -> jax.Array:
-    """(C) over the channels of x."""
-    return values.reshape(-1, *[1] * (x.ndim - 2))
+    return sum_of_channels(x) / (x.size // x.shape[-1])

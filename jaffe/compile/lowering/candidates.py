@@ -41,6 +41,13 @@ class Problem:
         return (self.x[0], self.weight[0], *self.geometry.outs(self.x[2:], self.weight[2:]))
 
     @property
+    def key(self) -> str:
+        """A text that stands for it in files."""
+        g = self.geometry
+        parts = (self.which, self.x, self.weight, g.stride, g.pad, g.dilation, g.group, self.dtype)
+        return " ".join(str(part).replace(" ", "") for part in parts)
+
+    @property
     def kernel(self) -> tuple[int, ...]:
         return self.weight[2:]
 
@@ -312,3 +319,19 @@ CANDIDATES: dict[Pass, dict[str, Candidate]] = {
 def fitting(problem: Problem) -> dict[str, Candidate]:
     """The candidates for a problem, XLA's own first."""
     return {name: one for name, one in CANDIDATES[problem.which].items() if one.fits(problem)}
+
+
+def shared_bytes(problem: Problem, name: str) -> int:
+    """The size of what a forward pass of this way makes of the input that the weight gradient of the same way can use:
+    patches of all taps, or of a row, or tiles; 0 where there is nothing, or it is made for some images at a time."""
+    itemsize = 8 if problem.dtype == "float64" else 4
+    inner = _blocks_inner(problem) if name.startswith("blocks+") else problem
+    patches = itemsize * inner.cells * math.prod(inner.weight[1:])
+    if name in ("im2col", "blocks+im2col"):
+        return patches
+    if name in ("rows", "blocks+rows"):
+        return patches // math.prod(inner.kernel[:-1])
+    if name.startswith("winograd"):
+        m = int(name.removeprefix("winograd"))
+        return itemsize * (m + 2) ** 2 * problem.x[0] * math.prod(-(-n // m) for n in problem.out[2:]) * problem.x[1]
+    return 0

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaffe.compile.lowering.candidates import Pass, Problem, fitting
-from jaffe.compile.lowering.costs import predicted
+from jaffe.compile.lowering.candidates import Pass, Problem, fitting, shared_bytes
+from jaffe.compile.lowering.costs import cheapest, predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
 from jaffe.netdef.errors import JaffeError
 
@@ -19,11 +19,16 @@ PASSES: tuple[Pass, ...] = ("forward", "input", "weight")
 
 
 class Ways(NamedTuple):
-    """The names of the candidates for the three passes of a convolution."""
+    """The names of the candidates for the three passes of a convolution.
+
+    Attributes:
+        shared: the weight gradient uses the patches or tiles of the forward pass, which are kept for it.
+    """
 
     forward: str
     input: str
     weight: str
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,11 @@ class Lowering:
         if not self.on_cpu and not self.autotune:
             return None
         shape = (x[0] if isinstance(x[0], int) else 1, *x[1:])
-        problems = (Problem(one, shape, tuple(weight), geometry, np.dtype(dtype).name) for one in PASSES)
-        chosen = Ways(*map(self.choose, problems))
-        return None if set(chosen) == {"xla"} else chosen
+        name = np.dtype(dtype).name
+        forward, back, late = (Problem(one, shape, tuple(weight), geometry, name) for one in PASSES)
+        ways = Ways(self.choose(forward), self.choose(back), self.choose(late))
+        chosen = sharing(forward, late, ways)
+        return None if {chosen.forward, chosen.input, chosen.weight} == {"xla"} else chosen
 
     def choose(self, problem: Problem) -> str:
         """The name of the candidate for one pass."""
@@ -65,7 +72,22 @@ class Lowering:
             from jaffe.compile.lowering.autotune import tuned
 
             return tuned(problem)
-        return min(fitting(problem), key=lambda name: predicted(problem, name))
+        return cheapest(problem)
+
+
+MOST_SHARED = 2**23  # bytes of patches kept for the backward pass, a convolution
+SHARED_PER_MS = 6e6  # bytes of patches that are made in a millisecond
+
+
+def sharing(forward: Problem, weight: Problem, ways: Ways) -> Ways:
+    """The ways, or others whose forward pass and weight gradient see the same patches, where that is better."""
+    best, found = predicted(forward, ways.forward) + predicted(weight, ways.weight), ways
+    for name in {*fitting(forward)} & {*fitting(weight)}:
+        kept = shared_bytes(forward, name)
+        cost = predicted(forward, name) + predicted(weight, name) - kept / SHARED_PER_MS
+        if 0 < kept <= MOST_SHARED and cost < best:
+            best, found = cost, Ways(name, ways.input, name, shared=True)
+    return found
 
 
 def lowering_of(name: str, autotune: bool) -> Lowering:

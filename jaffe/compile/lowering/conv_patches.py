@@ -12,6 +12,7 @@ Large patches are made for some images at a time, so that they stay in the cache
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from jaffe.compile.lowering.geometry import ConvGeometry
-from jaffe.compile.lowering.layout import channels_first, channels_last, kernel_last
+from jaffe.compile.lowering.layout import channels_first, channels_last
 
 BLOCK_BYTES = 2**23  # of patches at a time: a fraction of an outer cache
 
@@ -30,32 +31,30 @@ def im2col(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array
     """One product."""
     kernel = weight.shape[2:]
     patches = jnp.concatenate(taps(padded(x, geometry), kernel, geometry), -1)
-    return channels_first(patches @ kernel_last(weight).reshape(-1, weight.shape[0]))
+    return channels_first(_times(patches, _flat(weight)))
 
 
 def rows(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
     """A product for each tap of the axes before the last."""
     kernel = weight.shape[2:]
-    weights = kernel_last(weight)
     parts = _rows(padded(x, geometry), kernel, geometry)
-    products = (part @ weights[at].reshape(-1, weight.shape[0]) for at, part in parts)
-    return channels_first(sum(products, jnp.zeros((), x.dtype)))
+    products = (_times(part, _flat(weight[(slice(None), slice(None), *at)])) for at, part in parts)
+    return channels_first(functools.reduce(jnp.add, products))
 
 
 def shifted(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
     """A product a tap."""
     kernel = weight.shape[2:]
-    weights = kernel_last(weight).reshape(-1, weight.shape[1], weight.shape[0])
     parts = taps(padded(x, geometry), kernel, geometry)
-    products = (part @ tap for part, tap in zip(parts, weights, strict=True))
-    return channels_first(sum(products, jnp.zeros((), x.dtype)))
+    weights = [weight[(slice(None), slice(None), *at)] for at in np.ndindex(*kernel)]
+    products = (_times(part, tap) for part, tap in zip(parts, weights, strict=True))
+    return channels_first(functools.reduce(jnp.add, products))
 
 
 def spread(gradient: jax.Array, weight: jax.Array, geometry: ConvGeometry, spatial: Sequence[int]) -> jax.Array:
     """The input's gradient: each tap's product with the output's gradient, added up where the tap lies."""
     kernel, channels = weight.shape[2:], weight.shape[1]
-    flat = jnp.moveaxis(weight, 1, -1).reshape(weight.shape[0], -1)
-    parts = (channels_last(gradient) @ flat).reshape(gradient.shape[0], *gradient.shape[2:], -1, channels)
+    parts = (channels_last(gradient) @ _flat(weight)).reshape(gradient.shape[0], *gradient.shape[2:], -1, channels)
     total: jax.Array | float = 0.0
     for i, at in enumerate(np.ndindex(*kernel)):
         total = total + placed(parts[..., i, :], at, geometry, spatial)
@@ -165,6 +164,16 @@ def _span(
     out = (size - dilation * (kernel[axis] - 1) - 1) // stride + 1
     start = tap * dilation
     return start, start + (out - 1) * stride + 1, stride
+
+
+def _flat(weight: jax.Array) -> jax.Array:
+    """(O, C, kernel...) -> (O, taps C). Rows stay rows: XLA:CPU turns a large matrix round slowly."""
+    return jnp.moveaxis(weight, 1, -1).reshape(weight.shape[0], -1)
+
+
+def _times(patches: jax.Array, weight: jax.Array) -> jax.Array:
+    """(..., K) and (O, K) -> (..., O)."""
+    return lax.dot_general(patches, weight, (((patches.ndim - 1,), (1,)), ((), ())))
 
 
 def _over_cells(gradient: jax.Array, patches: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from jaffe.compile.lowering.candidates import CANDIDATES, Pass, Problem
 from jaffe.compile.lowering.choose import PASSES, Lowering, Ways
 from jaffe.compile.lowering.costs import predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
+from jaffe.compile.lowering.layout import compiled
 from jaffe.compile.lowering.upsampling import by_phase, fits_by_phase
 
 # XLA:CPU runs grouped convolutions many times slower than the groups one by one
@@ -23,6 +24,7 @@ from jaffe.compile.lowering.upsampling import by_phase, fits_by_phase
 MOST_SPLITS = 8
 
 
+@compiled("geometry", "lowering")
 def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering) -> jax.Array:
     """Cross-correlation with zero padding.
 
@@ -45,6 +47,7 @@ def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowerin
     return _by_groups(one, x, weight, geometry, lowering, depthwise=geometry.group == x.shape[1])
 
 
+@compiled("geometry", "lowering")
 def deconvolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering) -> jax.Array:
     """The transpose of ``convolution`` with the same weight and geometry: its gradient with respect to x.
 
@@ -106,7 +109,7 @@ def explain(
     return {
         one: f"{times}{name}, {predicted(problems[one], name):.2f} ms" + (
             f" (xla {predicted(problems[one], 'xla'):.2f})" if name != "xla" else "")
-        for one, name in zip(PASSES, ways, strict=True)
+        for one, name in zip(PASSES, ways[:3], strict=True)
     }
 
 
@@ -132,6 +135,8 @@ def _tuned_forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways
 
 def _tuned_backward(geometry, ways, kept, gradient):  # type: ignore[no-untyped-def]
     x, weight = kept
+    if not ways.shared:  # XLA would find what the forward pass has in common with this one, and keep it
+        x, gradient = lax.optimization_barrier((x, gradient))
     return (CANDIDATES["input"][ways.input].function(gradient, weight, geometry, x.shape[2:]),
             CANDIDATES["weight"][ways.weight].function(x, gradient, geometry, weight.shape[2:]))
 

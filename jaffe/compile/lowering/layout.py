@@ -7,9 +7,19 @@ channels-last and only its ends are copied.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+if TYPE_CHECKING:
+    from jaffe.compile.lowering.choose import Lowering
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def channels_last(x: jax.Array) -> jax.Array:
@@ -32,6 +42,23 @@ def kernel_first(weight: jax.Array) -> jax.Array:
     return jnp.moveaxis(weight, (-1, -2), (0, 1))
 
 
+def compiled(*static: str) -> Callable[[F], F]:
+    """``jax.jit`` that leaves no trace in a larger program: outside of one an operation of many parts is compiled and
+    run as one, inside it is traced once for all calls of equal shapes. ``static``: names of what is no array."""
+    return cast("Callable[[F], F]", partial(jax.jit, static_argnames=static, inline=True))
+
+
 def in_memory(x: jax.Array) -> jax.Array:
     """The same values, computed once: XLA would compute them anew for every reader that it fuses them into."""
     return lax.optimization_barrier(x)
+
+
+def laid_out(x: jax.Array, lowering: Lowering) -> jax.Array:
+    """The same values, channels last in memory, and their gradient likewise. x: (N, C, spatial...).
+
+    XLA's layout assignment finds that by itself in most places, but not where a value has many readers, as in a
+    backward pass. What it becomes cannot be exported, so only the training loss asks for it.
+    """
+    if x.ndim < 3 or lowering.plain or not lowering.on_cpu or not isinstance(x, jax.core.Tracer):
+        return x
+    return with_layout_constraint(x, Layout((0, *range(2, x.ndim), 1)))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaffe.compile.lowering.choose import Lowering
-from jaffe.compile.lowering.layout import channels_first, channels_last, in_memory
+from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
 from jaffe.compile.lowering.unfold import Pads, unfold
 
 
@@ -66,6 +66,7 @@ class PoolGeometry:
 MOST_TAPS = 16  # windows of more cells are left to XLA: the slices' programs grow with the window
 
 
+@compiled("geometry", "lowering")
 def max_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Array:
     """Largest value of each window; the gradient goes to the first of equal maxima, in row-major order.
 
@@ -86,6 +87,7 @@ def average_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> ja
     return sum_pool(x, geometry, lowering) / jnp.asarray(divisor, x.dtype)
 
 
+@compiled("geometry", "lowering")
 def sum_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Array:
     """Sum of each window, 0 outside. x: (N, C, spatial...)."""
     if geometry.kernel == x.shape[2:] and not any(map(any, geometry.pad)):

@@ -10,11 +10,12 @@ import numpy as np
 from jax import lax
 
 from jaffe.compile.lowering.choose import Lowering
-from jaffe.compile.lowering.layout import channels_first, channels_last, in_memory
+from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
 
 MOST_TERMS = 64  # a window's lengths, added; wider ones are left to XLA
 
 
+@compiled("reach", "alpha", "beta", "k", "lowering")
 def normalise_response(
     x: jax.Array, reach: tuple[int, ...], alpha: float, beta: float, k: float, lowering: Lowering
 ) -> jax.Array:

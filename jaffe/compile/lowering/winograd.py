@@ -35,15 +35,16 @@ def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, m: int) -> 
     out = geometry.outs(x.shape[2:], weight.shape[2:])
     kernel = jnp.asarray(_matrices(m)[1], weight.dtype)
     tiles = _inputs(x, geometry, out, m)
-    taps = jnp.einsum("ai,bj,ocij->abco", kernel, kernel, weight).reshape(-1, weight.shape[1], weight.shape[0])
-    return channels_first(_outputs(tiles @ taps, x.shape[0], out, m))
+    taps = jnp.einsum("ai,bj,ocij->aboc", kernel, kernel, weight).reshape(-1, *weight.shape[:2])
+    products = lax.dot_general(tiles, taps, (((2,), (2,)), ((0,), (0,))))
+    return channels_first(_outputs(products, x.shape[0], out, m))
 
 
 def weight_gradient(
     x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], m: int
 ) -> jax.Array:
     """The weight's gradient."""
-    outputs, taps, _ = _matrices(m)
+    outputs, _, _ = _matrices(m)
     out = gradient.shape[2:]
     tiles = _inputs(x, geometry, out, m)
     high, wide = (-(-size // m) * m for size in out)
@@ -53,7 +54,7 @@ def weight_gradient(
     spread = jnp.stack([cell.reshape(-1, gradient.shape[1]) for line in cells for cell in line])
     sums = lax.dot_general(spread, tiles, (((1,), (1,)), ((0,), (0,))))  # (points, O, C)
     square = sums.reshape(m + 2, m + 2, *sums.shape[1:])
-    taps = jnp.asarray(taps, x.dtype)
+    taps = jnp.asarray(_matrices(m)[1], x.dtype)
     return jnp.einsum("ai,bj,aboc->ocij", taps, taps, square)
 
 

@@ -3,6 +3,7 @@
 from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
+from jaffe.compile.passes.join_scale import join_scale
 from jaffe.compile.passes.merge_siblings import merge_siblings
 from jaffe.compile.passes.recompute import recompute
 from jaffe.compile.passes.run import Pass, PassContext, run
@@ -15,9 +16,10 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
 PIPELINE: tuple[Pass, ...] = (  # what JAX runs
     *SIMPLIFICATIONS,
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
+    join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
     merge_siblings,  # 1x1 convolutions that read one value into one
     recompute,  # what would not fit into memory until the backward pass
 )
 
 __all__ = ["PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "merge_siblings", "recompute", "run"]
+           "fold_batch_norm", "join_scale", "merge_siblings", "recompute", "run"]

@@ -77,7 +77,7 @@ def test_tuning_measures_once_and_remembers(monkeypatch, tmp_path):
     assert len(measured) == 1
     path = autotune.remembered()
     assert tmp_path in path.parents
-    assert jax.__version__ in path.name
+    assert jax.__version__.replace(".", "-") in path.name
     path.write_text("no json")
     autotune._read.cache_clear()
     assert autotune.tuned(problem) == "rows"
