@@ -35,7 +35,7 @@ def tuned(problem: Problem) -> str:
     names = sorted(fitting(problem), key=lambda name: predicted(problem, name))
     if len(names) == 1 or predicted(problem, names[0]) < WORTH_MS:
         return names[0]
-    times = measure(problem, list(dict.fromkeys([*names[:MOST_MEASURED], "xla"])))
+    times = measure(problem, [name for i, name in enumerate(names) if i < MOST_MEASURED or name == "xla"])
     known[key] = min(times, key=times.__getitem__)
     _write(path, known)
     return known[key]
