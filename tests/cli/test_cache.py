@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import subprocess
 import sys
@@ -37,10 +36,10 @@ print(["none", "some", "all"][(compilation.hits > 0) + (compilation.hits == comp
 def run(command: list[str], home: Path, file_size: int = -1, **variables: str) -> tuple[str, list[str]]:
     """Standard output, and the lines of standard error, of a command whose caches are in this folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    limit = [] if file_size < 0 else ["sh", "-c", f'ulimit -f {file_size // 512} && exec "$@"', "sh"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=True,
-        env={**kept, "XDG_CACHE_HOME": str(home), **variables},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)))
+        [*limit, *command], capture_output=True, text=True, timeout=300, check=True,
+        env={**kept, "XDG_CACHE_HOME": str(home), **variables})
     return done.stdout, done.stderr.splitlines()
 
 

@@ -163,7 +163,7 @@ def test_inputs_and_batch_override_shapes():
         (lambda v: LENET.apply(v, {**lenet_inputs(), "dta": 0}), "no input 'dta'; did you mean 'data'?; the net reads"),
         (lambda v: LENET.apply(v, lenet_inputs(), blobs=["conv"]), "the net has no blob 'conv'; did you mean 'conv2'?"),
         (lambda v: LENET.apply({"params": {}}, lenet_inputs()),
-         "layer 'conv1' (nets.py:46): the variables have no 'params' 'conv1' 'weight'; make them with net.init(key)"),
+         "layer 'conv1' (nets.py:27): the variables have no 'params' 'conv1' 'weight'; make them with net.init(key)"),
         (lambda v: LENET.apply({"params": {**v["params"], "ip2": {"weight": np.zeros((3, 500)), "bias": np.zeros(10)}}},
                                lenet_inputs()), "params 'ip2' 'weight': expected shape (10, 500); found (3, 500)"),
         (lambda v: LENET.apply(v, {"data": np.zeros((3, 1, 28, 28)), "label": np.zeros(2)}),

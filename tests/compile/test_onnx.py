@@ -237,7 +237,7 @@ def test_all_layers_without_a_form_are_named():
     with pytest.raises(SpecError) as caught:
         net.export_onnx(variables)
     assert str(caught.value) == (
-        "no ONNX form of layer 'accuracy' (nets.py:29) Accuracy; layer 'loss' (nets.py:30) SoftmaxWithLoss; "
+        "no ONNX form of layer 'accuracy' (parts.py:29) Accuracy; layer 'loss' (parts.py:30) SoftmaxWithLoss; "
         "outputs=['ip2'] (--output ip2) leaves them out")
     model = net.export_onnx(variables, outputs=["ip2"])
     assert [value.name for value in model.graph.input] == ["data"]  # no label

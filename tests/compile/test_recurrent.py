@@ -147,7 +147,7 @@ def test_program_does_not_grow_with_the_sequence(kind: str):
     short, long = program(3), program(300)
     assert short == long
     assert short.count("scan") == 2  # forward and backward
-    forward = compile_net(NETS["lstm_static"].net)
+    forward = compile_net(NETS["lstm_static"].net, lowering="plain")
     feeds = make_inputs(forward, NETS["lstm_static"])
     (scan,) = [e for e in jax.make_jaxpr(lambda v: forward.apply(v, feeds))(forward.init(KEY)).jaxpr.eqns
                if e.primitive.name == "scan"]

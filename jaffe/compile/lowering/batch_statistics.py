@@ -15,7 +15,6 @@ from jaffe.compile.lowering.layout import channels_first, channels_last, compile
 Optional = jax.Array | None
 
 
-@compiled("eps", "lowering")
 def normalise_batch(
     x: jax.Array, eps: float, lowering: Lowering, scale: Optional = None, shift: Optional = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -30,7 +29,7 @@ def normalise_batch(
         y = (x - mean.reshape(shape)) * lax.rsqrt(variance + eps).reshape(shape)
         y = y if scale is None else y * scale.reshape(shape)
         return y if shift is None else y + shift.reshape(shape), mean, variance
-    y, mean, variance = _normalised(channels_last(x), scale, shift, eps)
+    y, mean, variance = _as_one(channels_last(x), scale, shift, eps)
     return channels_first(y), mean, variance
 
 
@@ -75,6 +74,7 @@ def _backward(
 
 
 _normalised.defvjp(_forward, _backward)
+_as_one = compiled("eps")(_normalised)
 
 
 def _mean(x: jax.Array) -> jax.Array:
