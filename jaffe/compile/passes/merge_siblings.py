@@ -47,5 +47,6 @@ def _is_pixelwise(node: Node, context: PassContext) -> bool:
 
 def _alike(node: Node, context: PassContext) -> Hashable:
     """What siblings have in common."""
-    return (node.bottoms, len(context.inferred.stored[node.name]), tuple(node.proto.propagate_down),
+    stored = context.inferred.stored[node.name]
+    return (node.bottoms, tuple(one.lr_mult == 0 for one in stored), tuple(node.proto.propagate_down),
             context.gradients[node.name])
