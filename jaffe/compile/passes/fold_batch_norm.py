@@ -16,8 +16,8 @@ def fold_batch_norm(graph: Graph, context: PassContext) -> Graph:
     """In phase TEST, make one ``Folded`` node of a Convolution, Deconvolution or InnerProduct and the layers behind it
     that scale and shift each channel (``Layer.is_channel_affine``: BatchNorm, BN, Scale, Bias).
 
-    XLA computes the layers behind a product in one loop anyway: modules of Inception with BatchNorm take the same time to
-    within 3 % on two CPU cores.
+    XLA computes the layers behind a product in one loop anyway: modules of GoogLeNet with BatchNorm take the same time
+    to within 3 % on two CPU cores.
 
     Not where an inner value is kept or read elsewhere, nor where a gradient stops between them. Weights are arguments
     of the program, which scales them at every call: not where they are more than the values that are spared it.
