@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from jaffe.compile.layer import Array, Context, Shape, Weight, built_in
 from jaffe.compile.layers.windows import Windowed, shown
-from jaffe.compile.lowering import ConvGeometry, Lowering, convolution, deconvolution, shift_channels
+from jaffe.compile.lowering import Lowering, convolution, deconvolution, shift_channels
 from jaffe.compile.lowering.candidates import Pass
-from jaffe.compile.lowering.convolution import explain, explain_transpose, transposed_size
-from jaffe.compile.lowering.geometry import flops, out_size
+from jaffe.compile.lowering.convolution import explain, explain_transpose
+from jaffe.compile.lowering.geometry import flops, out_size, transposed_size
 
 
 @built_in("Convolution")
@@ -110,16 +110,9 @@ class Convolution(Windowed):
     def _weight_channels(self, channels: int) -> tuple[int, int]:
         return self._outputs(channels), channels // self._group(channels)
 
-    def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
-        return out_size(size, kernel, stride, pad, dilation)
-
-    def _product(self, x: Array, weight: Array, geometry: ConvGeometry, lowering: Lowering) -> Array:
-        return convolution(x, weight, geometry, lowering)
-
-    def _explain(
-        self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
-    ) -> Mapping[Pass, str]:
-        return explain(x, weight, geometry, dtype, lowering)
+    _out_size = staticmethod(out_size)
+    _product = staticmethod(convolution)
+    _explain = staticmethod(explain)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
         return flops(weight, top)
@@ -150,16 +143,9 @@ class Deconvolution(Convolution):
     def _weight_channels(self, channels: int) -> tuple[int, int]:
         return channels, self._outputs(channels) // self._group(channels)
 
-    def _out_size(self, size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
-        return transposed_size(size, kernel, stride, pad, dilation)
-
-    def _product(self, x: Array, weight: Array, geometry: ConvGeometry, lowering: Lowering) -> Array:
-        return deconvolution(x, weight, geometry, lowering)
-
-    def _explain(
-        self, x: Shape, weight: Shape, geometry: ConvGeometry, dtype: Any, lowering: Lowering
-    ) -> Mapping[Pass, str]:
-        return explain_transpose(x, weight, geometry, dtype, lowering)
+    _out_size = staticmethod(transposed_size)
+    _product = staticmethod(deconvolution)
+    _explain = staticmethod(explain_transpose)
 
     def _flops(self, bottom: Shape, weight: Shape, top: Shape) -> int:
         return 2 * math.prod(bottom) * math.prod(weight[1:])

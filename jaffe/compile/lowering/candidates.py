@@ -61,6 +61,20 @@ class Problem:
         return math.prod(self.kernel)
 
     @property
+    def products(self) -> float:
+        """Floating point operations of the direct way."""
+        return 2.0 * self.cells * math.prod(self.weight)
+
+    @property
+    def patches(self) -> int:
+        """Floats in the patches of all taps."""
+        return self.cells * math.prod(self.weight[1:])
+
+    def tiles(self, m: int) -> int:
+        """Tiles of m output cells an axis, over the batch."""
+        return self.out[0] * math.prod(-(-size // m) for size in self.out[2:])
+
+    @property
     def dense(self) -> bool:
         """Stride and dilation 1."""
         return set(self.geometry.stride) | set(self.geometry.dilation) == {1}
@@ -110,7 +124,7 @@ GROUPED = 200
 
 
 def _direct(p: Problem) -> Work:
-    return Work(2.0 * p.cells * math.prod(p.weight) * (GROUPED if p.geometry.group > 1 else 1), sum(_sizes(p)), 0)
+    return Work(p.products * (GROUPED if p.geometry.group > 1 else 1), sum(_sizes(p)), 0)
 
 
 def _patches(fraction: Callable[[Problem], float], partial_sums: Callable[[Problem], int]) -> Callable[[Problem], Work]:
@@ -118,10 +132,9 @@ def _patches(fraction: Callable[[Problem], float], partial_sums: Callable[[Probl
 
     def work(p: Problem) -> Work:
         x, weight, out = _sizes(p)
-        patches = p.cells * math.prod(p.weight[1:])
         sums = partial_sums(p)
-        return Work(2.0 * p.cells * math.prod(p.weight), patches + weight + sums * out,
-                    (2 * patches * fraction(p) + x) * (p.taps > 1) + 3 * (sums - 1) * out)
+        return Work(p.products, p.patches + weight + sums * out,
+                    (2 * p.patches * fraction(p) + x) * (p.taps > 1) + 3 * (sums - 1) * out)
 
     return work
 
@@ -133,15 +146,13 @@ _shifted = _patches(lambda p: 0, lambda p: p.taps)
 
 def _spread(p: Problem) -> Work:
     x, weight, out = _sizes(p)
-    patches = p.cells * math.prod(p.weight[1:])
-    return Work(2.0 * p.cells * math.prod(p.weight), patches + weight + out, 2 * patches + x)
+    return Work(p.products, p.patches + weight + out, 2 * p.patches + x)
 
 
 def _winograd(m: int) -> Callable[[Problem], Work]:
     def work(p: Problem) -> Work:
-        tiles = p.out[0] * math.prod(-(-size // m) for size in p.out[2:])
         x, _, out = _sizes(p)
-        points = (m + 2) ** 2
+        tiles, points = p.tiles(m), (m + 2) ** 2
         inputs, outputs, taps = points * tiles * p.x[1], points * tiles * p.out[1], points * p.x[1] * p.out[1]
         operands = inputs + outputs + taps
         return Work(2.0 * points * tiles * p.x[1] * p.out[1], operands, operands + x + out)
@@ -163,11 +174,10 @@ def _fourier(p: Problem) -> Work:
 def _blocks_inner(p: Problem) -> Problem:
     """The problem of stride 1 that space to depth makes."""
     stride = math.prod(p.geometry.stride)
-    counts = tuple(-(-k // s) for k, s in zip(p.kernel, p.geometry.stride, strict=True))
-    spatial = p.geometry.spatial
+    counts = strided.block_counts(p.kernel, p.geometry)
     sizes = tuple(o + n - 1 for o, n in zip(p.out[2:], counts, strict=True))
     return Problem(p.which, (p.x[0], p.x[1] * stride, *sizes), (p.weight[0], p.weight[1] * stride, *counts),
-                   ConvGeometry((1,) * spatial, ((0, 0),) * spatial, (1,) * spatial), p.dtype)
+                   strided.inner_geometry(p.geometry), p.dtype)
 
 
 def _through_blocks(work: Callable[[Problem], Work]) -> Callable[[Problem], Work]:
@@ -208,118 +218,94 @@ def _large_kernel(p: Problem) -> bool:
     return _one_group(p) and p.dense and p.taps >= 49
 
 
-def _turning(forward: Function) -> Function:
-    """The input's gradient as a forward pass of the output's gradient with the turned kernel. Stride 1."""
-
-    def gradient(back: Any, weight: Any, geometry: ConvGeometry, spatial: Any) -> Any:
-        return forward(back, conv_plain.turned(weight), geometry.turned(weight.shape[2:]))
-
-    return gradient
-
-
-def _turned(candidate: Candidate, function: Function) -> Candidate:
-    return Candidate(
-        _turning(function),
-        lambda p: set(p.geometry.stride) == {1} and candidate.fits(p.swapped()),
-        lambda p: candidate.work(p.swapped()),
-    )
-
-
-def _any(p: Problem) -> bool:
-    return p.geometry.spatial > 0
-
-
-def _xla_weight(p: Problem) -> bool:
-    """XLA of JAX 0.10.2 ends the process while it compiles some of those with one image of one channel ("Window
+def _xla(p: Problem) -> bool:
+    """XLA of JAX 0.10.2 ends the process while it compiles some weight gradients of one image of one channel ("Window
     dimensions do not match RHS shape", in its algebraic simplifier), as x (1, 1, 10, 5), weight (4, 1, 2, 4), stride
     (2, 3)."""
-    return _any(p) and p.x[0] * p.weight[1] > 1
+    return p.geometry.spatial > 0 and (p.which != "weight" or p.x[0] * p.weight[1] > 1)
+
+
+class _Way(NamedTuple):
+    """Of one name: the forward pass, the weight's gradient, and what both fit and cost."""
+
+    forward: Function
+    weight: Function
+    fits: Callable[[Problem], bool]
+    work: Callable[[Problem], Work]
 
 
 # XLA's own comes first: it is the reference, and what an unknown problem gets.
-_FORWARD: dict[str, Candidate] = {
-    "xla": Candidate(conv_plain.last, _any, _direct),
-    "im2col": Candidate(conv_patches.im2col, _several_taps, _im2col),
-    "rows": Candidate(conv_patches.rows, _many_rows, _rows),
-    "shifted": Candidate(conv_patches.shifted, _one_group, _shifted),
-    "winograd2": Candidate(partial(winograd.forward, m=2), _by_winograd, _winograd(2)),
-    "winograd4": Candidate(partial(winograd.forward, m=4), _by_winograd, _winograd(4)),
-    "depthwise": Candidate(depthwise.forward, _each_channel, _depthwise),
-    "fourier": Candidate(fourier.forward, _large_kernel, _fourier),
-    "blocks+xla": Candidate(partial(strided.forward, inner=conv_plain.last), _by_blocks, _through_blocks(_direct)),
-    "blocks+im2col": Candidate(
-        partial(strided.forward, inner=conv_patches.im2col), _by_blocks, _through_blocks(_im2col)
-    ),
-    "blocks+rows": Candidate(partial(strided.forward, inner=conv_patches.rows), _by_blocks, _through_blocks(_rows)),
+_WAYS: dict[str, _Way] = {
+    "xla": _Way(conv_plain.last, conv_plain.weight_gradient, _xla, _direct),
+    "im2col": _Way(conv_patches.im2col, conv_patches.im2col_weight, _several_taps, _im2col),
+    "rows": _Way(conv_patches.rows, conv_patches.rows_weight, _many_rows, _rows),
+    "shifted": _Way(conv_patches.shifted, conv_patches.shifted_weight, _one_group, _shifted),
+    **{
+        f"winograd{m}": _Way(partial(winograd.forward, m=m), partial(winograd.weight_gradient, m=m), _by_winograd,
+                             _winograd(m))
+        for m in winograd.POINTS
+    },
+    "depthwise": _Way(depthwise.forward, depthwise.weight_gradient, _each_channel, _depthwise),
+    "fourier": _Way(fourier.forward, fourier.weight_gradient, _large_kernel, _fourier),
 }
+_WAYS |= {
+    f"blocks+{name}": _Way(partial(strided.forward, inner=_WAYS[name].forward),
+                           partial(strided.weight_gradient, inner=_WAYS[name].weight), _by_blocks,
+                           _through_blocks(_WAYS[name].work))
+    for name in ("xla", "im2col", "rows")
+}
+
+
+def _turned(way: _Way) -> Candidate:
+    """The input's gradient as a forward pass of the output's gradient with the turned kernel. Stride 1."""
+
+    def gradient(back: Any, weight: Any, geometry: ConvGeometry, spatial: Any) -> Any:
+        return way.forward(back, conv_plain.turned(weight), geometry.turned(weight.shape[2:]))
+
+    return Candidate(
+        gradient,
+        lambda p: set(p.geometry.stride) == {1} and way.fits(p.swapped()),
+        lambda p: way.work(p.swapped()),
+    )
+
+
 _INPUT: dict[str, Candidate] = {
-    "xla": Candidate(conv_plain.input_gradient, _any, _direct),
+    "xla": Candidate(conv_plain.input_gradient, _xla, _direct),
     "spread": Candidate(conv_patches.spread, _one_group, _spread),
     "depthwise": Candidate(depthwise.input_gradient, _each_channel, _depthwise),
-} | {
-    name: _turned(_FORWARD[name], _FORWARD[name].function)
-    for name in ("im2col", "rows", "shifted", "winograd2", "winograd4", "fourier")
+    **{name: _turned(_WAYS[name]) for name in ("im2col", "rows", "shifted", "winograd2", "winograd4", "fourier")},
 }
-_WEIGHT: dict[str, Candidate] = {
-    "xla": Candidate(conv_plain.weight_gradient, _xla_weight, _direct),
-    "im2col": Candidate(conv_patches.im2col_weight, _several_taps, _im2col),
-    "rows": Candidate(conv_patches.rows_weight, _many_rows, _rows),
-    "shifted": Candidate(conv_patches.shifted_weight, _one_group, _shifted),
-    "winograd2": Candidate(partial(winograd.weight_gradient, m=2), _by_winograd, _winograd(2)),
-    "winograd4": Candidate(partial(winograd.weight_gradient, m=4), _by_winograd, _winograd(4)),
-    "depthwise": Candidate(depthwise.weight_gradient, _each_channel, _depthwise),
-    "fourier": Candidate(fourier.weight_gradient, _large_kernel, _fourier),
-    "blocks+xla": Candidate(
-        partial(strided.weight_gradient, inner=conv_plain.weight_gradient), _by_blocks, _through_blocks(_direct)
-    ),
-    "blocks+im2col": Candidate(
-        partial(strided.weight_gradient, inner=conv_patches.im2col_weight), _by_blocks, _through_blocks(_im2col)
-    ),
-    "blocks+rows": Candidate(
-        partial(strided.weight_gradient, inner=conv_patches.rows_weight), _by_blocks, _through_blocks(_rows)
-    ),
-}
-_PATCHES = ("im2col", "rows", "spread", "blocks+im2col", "blocks+rows")
 
 
-def _with_blocks(which: Pass, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+def _also_by_images(which: Pass, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """Those that make patches, also for some images at a time."""
-    found = dict(candidates)
-    for name in _PATCHES:
-        if name in candidates:
-            found[f"{name}/images"] = Candidate(
-                partial(_some_images, which, candidates[name].function),
-                partial(_worth_blocks, candidates[name].fits),
-                candidates[name].work,
-            )
-    return found
+    return {**candidates, **{
+        f"{name}/images": Candidate(
+            partial(_by_images, which, one.function), partial(_worth_by_images, one.fits), one.work)
+        for name, one in candidates.items() if name.endswith(("im2col", "rows", "spread"))
+    }}
 
 
-def _worth_blocks(fits: Callable[[Problem], bool], p: Problem) -> bool:
-    return fits(p) and p.x[0] > 1 and conv_patches.block(p.x[0], _patch_bytes(p)) is not None
+def _worth_by_images(fits: Callable[[Problem], bool], p: Problem) -> bool:
+    return fits(p) and conv_patches.images_at_once(p.x[0], p.patches) < p.x[0]
 
 
-def _patch_bytes(p: Problem) -> int:
-    return conv_patches.patch_bytes(p.x, p.weight, p.out)
-
-
-def _some_images(which: Pass, function: Function, first: Any, second: Any, geometry: ConvGeometry, *rest: Any) -> Any:
+def _by_images(which: Pass, function: Function, first: Any, second: Any, geometry: ConvGeometry, *rest: Any) -> Any:
     batch = first.shape[0]
     if which == "forward":
-        size = Problem(which, first.shape, second.shape, geometry)
+        whole = Problem(which, first.shape, second.shape, geometry)
     elif which == "input":
-        size = Problem(which, (batch, second.shape[1], *rest[0]), second.shape, geometry)
+        whole = Problem(which, (batch, second.shape[1], *rest[0]), second.shape, geometry)
     else:
-        size = Problem(which, first.shape, (second.shape[1], first.shape[1], *rest[0]), geometry)
-    images = conv_patches.block(batch, _patch_bytes(size)) or batch
-    wrap = conv_patches.weight_in_blocks if which == "weight" else conv_patches.in_blocks
-    return wrap(function, images)(first, second, geometry, *rest)
+        whole = Problem(which, first.shape, (second.shape[1], first.shape[1], *rest[0]), geometry)
+    cut = conv_patches.weight_by_images if which == "weight" else conv_patches.by_images
+    return cut(function, conv_patches.images_at_once(batch, whole.patches))(first, second, geometry, *rest)
 
 
 CANDIDATES: dict[Pass, dict[str, Candidate]] = {
-    "forward": _with_blocks("forward", _FORWARD),
-    "input": _with_blocks("input", _INPUT),
-    "weight": _with_blocks("weight", _WEIGHT),
+    "forward": _also_by_images("forward", {name: Candidate(w.forward, w.fits, w.work) for name, w in _WAYS.items()}),
+    "input": _also_by_images("input", _INPUT),
+    "weight": _also_by_images("weight", {name: Candidate(w.weight, w.fits, w.work) for name, w in _WAYS.items()}),
 }
 
 
@@ -333,12 +319,11 @@ def shared_bytes(problem: Problem, name: str) -> int:
     patches of all taps, or of a row, or tiles; 0 where there is nothing, or it is made for some images at a time."""
     itemsize = 8 if problem.dtype == "float64" else 4
     inner = _blocks_inner(problem) if name.startswith("blocks+") else problem
-    patches = itemsize * inner.cells * math.prod(inner.weight[1:])
-    if name in ("im2col", "blocks+im2col"):
-        return patches
-    if name in ("rows", "blocks+rows"):
-        return patches // math.prod(inner.kernel[:-1])
+    if name.endswith("im2col"):
+        return itemsize * inner.patches
+    if name.endswith("rows"):
+        return itemsize * inner.patches // math.prod(inner.kernel[:-1])
     if name.startswith("winograd"):
         m = int(name.removeprefix("winograd"))
-        return itemsize * (m + 2) ** 2 * problem.x[0] * math.prod(-(-n // m) for n in problem.out[2:]) * problem.x[1]
+        return itemsize * (m + 2) ** 2 * problem.tiles(m) * problem.x[1]
     return 0

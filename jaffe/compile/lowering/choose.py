@@ -55,12 +55,12 @@ class Lowering:
 
         A batch of symbolic size is taken for one of 1, for which nothing is made for some images at a time.
         """
-        if np.dtype(dtype).name not in ("float32", "float64"):
+        name = np.dtype(dtype).name
+        if name not in ("float32", "float64"):
             return None  # sums of many products lose digits in less, which XLA's own convolution knows about
         if not self.on_cpu and not self.autotune:
             return None
         shape = (x[0] if isinstance(x[0], int) else 1, *x[1:])
-        name = np.dtype(dtype).name
         forward, back, late = (Problem(one, shape, tuple(weight), geometry, name) for one in PASSES)
         ways = Ways(self.choose(forward), self.choose(back), self.choose(late))
         chosen = sharing(forward, late, ways)

@@ -24,7 +24,7 @@ from jax import lax
 from jaffe.compile.lowering.geometry import ConvGeometry
 from jaffe.compile.lowering.layout import channels_first, channels_last
 
-BLOCK_BYTES = 2**23  # of patches at a time: a fraction of an outer cache
+AT_ONCE = 2**21  # floats of patches at a time: a fraction of an outer cache
 
 
 def im2col(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -53,16 +53,22 @@ def shifted(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Arra
 
 def spread(gradient: jax.Array, weight: jax.Array, geometry: ConvGeometry, spatial: Sequence[int]) -> jax.Array:
     """The input's gradient: each tap's product with the output's gradient, added up where the tap lies."""
-    kernel, channels = weight.shape[2:], weight.shape[1]
-    parts = (channels_last(gradient) @ _flat(weight)).reshape(gradient.shape[0], *gradient.shape[2:], -1, channels)
-    total: jax.Array | float = 0.0
-    for i, at in enumerate(np.ndindex(*kernel)):
-        total = total + placed(parts[..., i, :], at, geometry, spatial)
-    return channels_first(jnp.asarray(total))
+    kernel = weight.shape[2:]
+    product = channels_last(gradient) @ _flat(weight)
+    parts = jnp.split(product, math.prod(kernel), -1)
+    return channels_first(added(parts, kernel, geometry, spatial))
 
 
-def placed(part: jax.Array, at: Sequence[int], geometry: ConvGeometry, spatial: Sequence[int]) -> jax.Array:
-    """(N, out..., C) put where the windows' tap ``at`` lies in an input of these sizes: (N, spatial..., C)."""
+def added(
+    parts: Sequence[jax.Array], kernel: Sequence[int], geometry: ConvGeometry, spatial: Sequence[int]
+) -> jax.Array:
+    """The transpose of ``taps``: of each tap (N, out..., C), added where the windows see it: (N, spatial..., C)."""
+    places = (_placed(part, at, geometry, spatial) for part, at in zip(parts, np.ndindex(*kernel), strict=True))
+    return functools.reduce(jnp.add, places)
+
+
+def _placed(part: jax.Array, at: Sequence[int], geometry: ConvGeometry, spatial: Sequence[int]) -> jax.Array:
+    """What one tap gives."""
     config = []
     axes = zip(at, spatial, part.shape[1:-1], geometry.stride, geometry.pad, geometry.dilation, strict=True)
     for t, size, out, stride, (before, _), dilation in axes:
@@ -89,33 +95,31 @@ def shifted_weight(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, ke
     return _weights(jnp.concatenate(parts, -1), kernel)
 
 
-def in_blocks(candidate: Callable[..., jax.Array], images: int) -> Callable[..., jax.Array]:
+def by_images(candidate: Callable[..., jax.Array], images: int) -> Callable[..., jax.Array]:
     """A forward pass or input gradient of so many images at a time, a divisor of the batch."""
 
-    def blocked(x: jax.Array, *rest: object) -> jax.Array:
+    def cut(x: jax.Array, *rest: object) -> jax.Array:
         parts = x.reshape(-1, images, *x.shape[1:])
         found = lax.map(lambda part: candidate(part, *rest), parts)
         return found.reshape(-1, *found.shape[2:])
 
-    return blocked
+    return cut
 
 
-def weight_in_blocks(candidate: Callable[..., jax.Array], images: int) -> Callable[..., jax.Array]:
+def weight_by_images(candidate: Callable[..., jax.Array], images: int) -> Callable[..., jax.Array]:
     """A weight gradient summed over so many images at a time, a divisor of the batch."""
 
-    def blocked(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
+    def cut(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
         parts = [one.reshape(-1, images, *one.shape[1:]) for one in (x, gradient)]
         start = jnp.zeros((gradient.shape[1], x.shape[1] // geometry.group, *kernel), x.dtype)
         return lax.scan(lambda total, part: (total + candidate(*part, geometry, kernel), None), start, parts)[0]
 
-    return blocked
+    return cut
 
 
-def block(batch: int, patch_bytes: int) -> int | None:
-    """How many images at a time keep patches of this size a batch within ``BLOCK_BYTES``; None where all do."""
-    if patch_bytes <= BLOCK_BYTES:
-        return None
-    most = max(BLOCK_BYTES * batch // patch_bytes, 1)
+def images_at_once(batch: int, patches: int) -> int:
+    """How many images at a time, a divisor of the batch, keep so many floats of patches a batch within ``AT_ONCE``."""
+    most = min(max(AT_ONCE * batch // patches, 1), batch)
     return next(images for images in range(most, 0, -1) if batch % images == 0)
 
 
@@ -187,9 +191,3 @@ def _over_cells(gradient: jax.Array, patches: jax.Array) -> jax.Array:
 def _weights(product: jax.Array, kernel: Sequence[int]) -> jax.Array:
     """(O, taps C) -> (O, C, kernel...)."""
     return jnp.moveaxis(product.reshape(product.shape[0], *kernel, -1), -1, 1)
-
-
-def patch_bytes(x: Sequence[int], weight: Sequence[int], out: Sequence[int], itemsize: int = 4) -> int:
-    """The size of the patches of all taps. ``x``, ``weight``, ``out``: whole shapes."""
-    return itemsize * x[0] * math.prod(out[2:]) * math.prod(weight[1:])
-

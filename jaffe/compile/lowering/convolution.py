@@ -44,7 +44,7 @@ def convolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowerin
         ways = lowering.ways(x.shape, weight.shape, geometry, x.dtype)
         return _tuned(x, weight, geometry, ways) if ways else conv_plain.last(x, weight, geometry)
 
-    return _by_groups(one, x, weight, geometry, lowering, depthwise=geometry.group == x.shape[1])
+    return _by_groups(one, x, weight, geometry, lowering)
 
 
 @compiled("geometry", "lowering")
@@ -59,32 +59,21 @@ def deconvolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lower
         (N, O, out...), ``out = stride (in - 1) + dilation (kernel - 1) + 1 - before - after``.
     """
     if not geometry.spatial:
-        return _matmul(x, _swapped(weight, geometry.group), geometry.group)
+        return _matmul(x, conv_plain.turned(weight, geometry.group), geometry.group)
     if lowering.plain:
         return _transposed(x, weight, geometry)
     if lowering.on_cpu and fits_by_phase(weight.shape, geometry):
         return by_phase(x, weight, geometry)
 
     def one(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
-        spatial = transposed_outs(x.shape[2:], weight.shape[2:], geometry)
+        spatial = geometry.transposed_outs(x.shape[2:], weight.shape[2:])
         shape = (x.shape[0], weight.shape[1] * geometry.group, *spatial)
         ways = lowering.ways(shape, weight.shape, geometry, x.dtype)
         if ways is None:
             return _transposed(x, weight, geometry)
         return _tuned_transpose(x, weight, geometry, ways, spatial)
 
-    return _by_groups(one, x, weight, geometry, lowering, depthwise=weight.shape[1] == 1)
-
-
-def transposed_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
-    """Output size of deconvolution; may be zero or negative where the padding takes everything away."""
-    return stride * (size - 1) + dilation * (kernel - 1) + 1 - sum(pad)
-
-
-def transposed_outs(spatial: Sequence[int], kernel: Sequence[int], geometry: ConvGeometry) -> tuple[int, ...]:
-    """The output sizes of deconvolution."""
-    axes = zip(spatial, kernel, geometry.stride, geometry.pad, geometry.dilation, strict=True)
-    return tuple(transposed_size(*axis) for axis in axes)
+    return _by_groups(one, x, weight, geometry, lowering)
 
 
 def explain(
@@ -96,15 +85,14 @@ def explain(
     """
     if lowering.plain or not geometry.spatial:
         return dict.fromkeys(PASSES, "plain")
-    group = geometry.group
-    split = group > 1 and group != x[1] and lowering.on_cpu
-    if split:
+    group, times = geometry.group, ""
+    if _apart(weight, geometry, lowering):
+        times = f"{group} x "
         x, weight = (x[0], x[1] // group, *x[2:]), (weight[0] // group, *weight[1:])
         geometry = geometry.one_group()
     ways = lowering.ways(x, weight, geometry, dtype)
     if ways is None:
         return dict.fromkeys(PASSES, "xla")
-    times = f"{group} x " if split else ""
     problems = {one: Problem(one, tuple(x), tuple(weight), geometry, np.dtype(dtype).name) for one in PASSES}
     return {
         one: f"{times}{name}, {predicted(problems[one], name):.2f} ms" + (
@@ -119,7 +107,7 @@ def explain_transpose(
     """``explain`` of a deconvolution, whose forward pass is the input gradient of the convolution, and the reverse."""
     if not lowering.plain and lowering.on_cpu and geometry.spatial and fits_by_phase(weight, geometry):
         return dict.fromkeys(PASSES, "by phase")
-    spatial = transposed_outs(x[2:], weight[2:], geometry)
+    spatial = geometry.transposed_outs(x[2:], weight[2:])
     found = explain((x[0], weight[1] * geometry.group, *spatial), weight, geometry, dtype, lowering)
     return {"forward": found["input"], "input": found["forward"], "weight": found["weight"]}
 
@@ -164,15 +152,18 @@ def _transpose_backward(geometry, ways, spatial, kept, gradient):  # type: ignor
 _tuned_transpose.defvjp(_transpose_forward, _transpose_backward)
 
 
+def _apart(weight: Sequence[int], geometry: ConvGeometry, lowering: Lowering) -> bool:
+    """Whether groups are computed one by one: on the CPU, if they have several channels."""
+    return geometry.group > 1 and weight[1] > 1 and lowering.on_cpu
+
+
 def _by_groups(
-    one: Callable[..., jax.Array], x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering,
-    depthwise: bool,
+    one: Callable[..., jax.Array], x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lowering: Lowering
 ) -> jax.Array:
-    """Groups one by one on the CPU; all at once elsewhere, and where each channel is a group."""
-    group = geometry.group
-    if group == 1 or depthwise or not lowering.on_cpu:
+    """A convolution or its transpose of all groups at once, or of one after another."""
+    if not _apart(weight.shape, geometry, lowering):
         return one(x, weight, geometry)
-    single = geometry.one_group()
+    group, single = geometry.group, geometry.one_group()
     if group <= MOST_SPLITS:
         pairs = zip(jnp.split(x, group, 1), jnp.split(weight, group, 0), strict=True)
         return jnp.concatenate([one(part, kernel, single) for part, kernel in pairs], 1)
@@ -184,21 +175,13 @@ def _by_groups(
 
 def _transposed(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
     """XLA's convolution of x spread out by the stride with the turned kernel: the reference of deconvolution."""
-    reach = geometry.reach(weight.shape[2:])
-    pads = [(r - before, r - after) for r, (before, after) in zip(reach, geometry.pad, strict=True)]
     return lax.conv_general_dilated(
-        x, conv_plain.turned(weight, geometry.group), [1] * geometry.spatial, pads, lhs_dilation=geometry.stride,
-        rhs_dilation=geometry.dilation, feature_group_count=geometry.group,
+        x, conv_plain.turned(weight, geometry.group), [1] * geometry.spatial, geometry.turned(weight.shape[2:]).pad,
+        lhs_dilation=geometry.stride, rhs_dilation=geometry.dilation, feature_group_count=geometry.group,
     )
-
-
-def _swapped(weight: jax.Array, group: int) -> jax.Array:
-    """(C, O / group) -> (O, C / group)."""
-    return weight.reshape(group, -1, weight.shape[1]).swapaxes(1, 2).reshape(-1, weight.shape[0] // group)
 
 
 def _matmul(x: jax.Array, weight: jax.Array, group: int) -> jax.Array:
     """No spatial axes at all: one matrix product a group. x: (N, C), weight: (O, C / group)."""
     parts = jnp.einsum("ngc,goc->ngo", x.reshape(x.shape[0], group, -1), weight.reshape(group, -1, weight.shape[1]))
     return parts.reshape(x.shape[0], -1)
-

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaffe.compile.lowering.conv_patches import padded, placed, taps
+from jaffe.compile.lowering.conv_patches import added, padded, taps
 from jaffe.compile.lowering.geometry import ConvGeometry
-from jaffe.compile.lowering.layout import channels_first, channels_last
+from jaffe.compile.lowering.layout import channels_first, channels_last, kernel_first
 
 
 def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -18,7 +18,7 @@ def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Arra
     kernel, many = weight.shape[2:], weight.shape[0] // x.shape[1]
     weights = jnp.moveaxis(weight[:, 0], 0, -1).reshape(-1, x.shape[1], many)
     parts = taps(padded(x, geometry), kernel, geometry)
-    total = sum((part[..., None] * tap for part, tap in zip(parts, weights, strict=True)), jnp.zeros((), x.dtype))
+    total = functools.reduce(jnp.add, [part[..., None] * tap for part, tap in zip(parts, weights, strict=True)])
     return channels_first(total.reshape(*total.shape[:-2], -1))
 
 
@@ -31,11 +31,8 @@ def input_gradient(
     weights = jnp.moveaxis(weight[:, 0], 0, -1).reshape(-1, channels, many)
     back = channels_last(gradient)
     back = back.reshape(*back.shape[:-1], channels, many)
-    total: jax.Array | float = 0.0
-    for at, tap in zip(np.ndindex(*kernel), weights, strict=True):
-        part = (back * tap).sum(-1) if many > 1 else (back * tap)[..., 0]
-        total = total + placed(part, at, geometry, spatial)
-    return channels_first(jnp.asarray(total))
+    parts = [(back * tap).sum(-1) for tap in weights]
+    return channels_first(added(parts, kernel, geometry, spatial))
 
 
 def weight_gradient(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
@@ -45,4 +42,4 @@ def weight_gradient(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, k
     back = back.reshape(*back.shape[:-1], channels, -1)
     axes = tuple(range(1 + geometry.spatial))
     parts = [(part[..., None] * back).sum(axes) for part in taps(padded(x, geometry), kernel, geometry)]
-    return jnp.moveaxis(jnp.stack(parts).reshape(*kernel, 1, gradient.shape[1]), (-1, -2), (0, 1))
+    return kernel_first(jnp.stack(parts).reshape(*kernel, 1, gradient.shape[1]))

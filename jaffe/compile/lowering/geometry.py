@@ -28,6 +28,11 @@ class ConvGeometry:
         axes = zip(spatial, kernel, self.stride, self.pad, self.dilation, strict=True)
         return tuple(out_size(*axis) for axis in axes)
 
+    def transposed_outs(self, spatial: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """The output sizes of the transpose, deconvolution, for these input sizes."""
+        axes = zip(spatial, kernel, self.stride, self.pad, self.dilation, strict=True)
+        return tuple(transposed_size(*axis) for axis in axes)
+
     def reach(self, kernel: Sequence[int]) -> tuple[int, ...]:
         """How far a window's last cell lies from its first: ``dilation (kernel - 1)``."""
         return tuple(d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True))
@@ -37,7 +42,8 @@ class ConvGeometry:
         return replace(self, group=1)
 
     def turned(self, kernel: Sequence[int]) -> ConvGeometry:
-        """For stride 1: that of the convolution of the output's gradient that gives the input's. Pads may be < 0."""
+        """That of the convolution that gives the input's gradient of the output's, spread out by the stride. Pads may
+        be negative."""
         pads = zip(self.reach(kernel), self.pad, strict=True)
         return replace(self, pad=tuple((r - before, r - after) for r, (before, after) in pads))
 
@@ -45,6 +51,11 @@ class ConvGeometry:
 def out_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
     """Caffe's floor formula, with padding before and after; may be zero or negative where the kernel does not fit."""
     return (size + sum(pad) - (dilation * (kernel - 1) + 1)) // stride + 1
+
+
+def transposed_size(size: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int) -> int:
+    """Output size of deconvolution; may be zero or negative where the padding takes everything away."""
+    return stride * (size - 1) + dilation * (kernel - 1) + 1 - sum(pad)
 
 
 def flops(weight: Sequence[int], out: Sequence[int]) -> int:

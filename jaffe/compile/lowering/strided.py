@@ -19,34 +19,35 @@ from jaffe.compile.lowering.geometry import ConvGeometry
 def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, inner: Callable[..., jax.Array]) -> jax.Array:
     """``inner``: a forward pass of stride 1. Dilation 1, one group."""
     out = geometry.outs(x.shape[2:], weight.shape[2:])
-    return inner(_blocks(x, geometry, weight.shape[2:], out), _kernel(weight, geometry), _inner(geometry))
+    return inner(_blocks(x, geometry, weight.shape[2:], out), _kernel(weight, geometry), inner_geometry(geometry))
 
 
 def weight_gradient(
     x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], inner: Callable[..., jax.Array]
 ) -> jax.Array:
     """``inner``: a weight gradient of stride 1."""
-    counts = _counts(kernel, geometry)
+    counts = block_counts(kernel, geometry)
     blocks = _blocks(x, geometry, kernel, gradient.shape[2:])
-    found = inner(blocks, gradient, _inner(geometry), counts)
+    found = inner(blocks, gradient, inner_geometry(geometry), counts)
     found = found.reshape(found.shape[0], x.shape[1], *geometry.stride, *counts)
     whole = _interleaved(found, geometry.spatial)
     return whole[(slice(None), slice(None), *(slice(k) for k in kernel))]
 
 
-def _inner(geometry: ConvGeometry) -> ConvGeometry:
+def inner_geometry(geometry: ConvGeometry) -> ConvGeometry:
+    """The geometry of stride 1 over the blocks."""
     spatial = geometry.spatial
     return ConvGeometry((1,) * spatial, ((0, 0),) * spatial, (1,) * spatial)
 
 
-def _counts(kernel: Sequence[int], geometry: ConvGeometry) -> tuple[int, ...]:
+def block_counts(kernel: Sequence[int], geometry: ConvGeometry) -> tuple[int, ...]:
     """The kernel's size in blocks."""
     return tuple(-(-k // s) for k, s in zip(kernel, geometry.stride, strict=True))
 
 
 def _blocks(x: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], out: Sequence[int]) -> jax.Array:
     """(N, C, spatial...) -> (N, C stride..., blocks...), padded or cut to what the windows see."""
-    blocks = [o + count - 1 for o, count in zip(out, _counts(kernel, geometry), strict=True)]
+    blocks = [o + count - 1 for o, count in zip(out, block_counts(kernel, geometry), strict=True)]
     config = [
         (before, count * s - size - before, 0)
         for size, count, s, (before, _) in zip(x.shape[2:], blocks, geometry.stride, geometry.pad, strict=True)
@@ -57,7 +58,7 @@ def _blocks(x: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], out: Se
 
 def _kernel(weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
     """(O, C, kernel...) -> (O, C stride..., counts...)."""
-    counts = _counts(weight.shape[2:], geometry)
+    counts = block_counts(weight.shape[2:], geometry)
     fill = [(0, n * s - k) for n, s, k in zip(counts, geometry.stride, weight.shape[2:], strict=True)]
     return _split(jnp.pad(weight, [(0, 0), (0, 0), *fill]), geometry.stride)
 

@@ -39,9 +39,7 @@ def by_phase(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Arr
         weights = phases[(slice(None), *(index for at in tap for index in (at, slice(None))))]
         total = total + spread * weights.reshape(channels, *(size for s in stride for size in (1, s)))
     whole = jnp.reshape(total, (n, channels, *(row * s for row, s in zip(rows, stride, strict=True))))
-    sizes = [
-        s * (size - 1) + k - sum(pad) for size, k, s, pad in zip(spatial, kernel, stride, geometry.pad, strict=True)
-    ]
+    sizes = geometry.transposed_outs(spatial, kernel)
     return whole[(..., *(slice(b, b + size) for (b, _), size in zip(geometry.pad, sizes, strict=True)))]
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from jaffe.compile.lowering import ConvGeometry, Lowering, conv_patches, conv_plain, convolution, deconvolution
 from jaffe.compile.lowering.candidates import CANDIDATES, Problem, fitting
-from jaffe.compile.lowering.convolution import transposed_outs
 from jaffe.compile.lowering.geometry import out_size
 
 RANDOM = np.random.default_rng(0)
@@ -78,7 +77,7 @@ def convolutions(draw, which, name):
 @given(data=st.data())
 def test_every_way_is_xlas(which, name, data, monkeypatch_module):
     x_shape, weight_shape, geometry = data.draw(convolutions(which, name))
-    monkeypatch_module.setattr(conv_patches, "BLOCK_BYTES", 500)  # so that small batches are cut up too
+    monkeypatch_module.setattr(conv_patches, "AT_ONCE", 125)  # so that small batches are cut up too
     problem = Problem(which, x_shape, weight_shape, geometry)
     assume(min(problem.out) > 0)
     assume(CANDIDATES[which][name].fits(problem))
@@ -130,7 +129,7 @@ def test_deconvolution_is_the_transpose(group, channels, outputs, size, kernel, 
     geometry = ConvGeometry(stride, (rows, columns), (dilation, dilation), group)
     x = normal(2, group * channels, size, size + 1)
     weight = normal(group * channels, outputs, *kernel)
-    out = transposed_outs((size, size + 1), kernel, geometry)
+    out = geometry.transposed_outs((size, size + 1), kernel)
     assume(min(out) > 0)
     forward = lambda y: conv_plain.plain(y, weight, geometry)  # noqa: E731
     _, pull = jax.vjp(forward, np.zeros((2, group * outputs, *out), np.float32))
