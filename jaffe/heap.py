@@ -2,9 +2,8 @@
 
 XLA on the CPU takes the temporary memory of a program from ``malloc`` at every call. glibc hands blocks beyond 32 MiB
 back to the kernel when they are freed; the next call gets them page by page, zeroed, at a price that is often above
-that of the computing itself: the weight gradient of an inner product 9216 -> 4096 took 75 ms so, and 12.5 ms with
-memory that was kept (2 cores). With huge pages (``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``) most of it is saved too,
-but that cannot be set from inside a process.
+that of the computing itself (``benchmarks/operations.py``). With huge pages
+(``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``) most of it is saved too, but that cannot be set from inside a process.
 """
 
 from __future__ import annotations

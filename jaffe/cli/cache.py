@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jaffe.folders import cache_folder
+
 LIMIT = 2 << 30  # bytes
 
 
@@ -29,8 +31,7 @@ def use_cache() -> None:
     if settings["jax_compilation_cache_dir"] is not None or not settings["jax_enable_compilation_cache"]:
         return
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # as XDG has it, a relative path does not count
-        folder = (base if base.is_absolute() else Path.home() / ".cache") / "jaffe" / "xla"
+        folder = cache_folder() / "xla"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(folder)
         trim(folder, LIMIT)

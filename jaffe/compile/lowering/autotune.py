@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaffe.compile.lowering.candidates import Problem, fitting
 from jaffe.compile.lowering.costs import predicted
 from jaffe.compile.lowering.layout import channels_first, channels_last
+from jaffe.folders import cache_folder
 from jaffe.netdef.atomic import write_file
 from jaffe.netdef.errors import SpecError
 
@@ -44,12 +45,11 @@ def tuned(problem: Problem) -> str:
 def remembered() -> Path:
     """The file of what was fastest, by the default device's kind and the version of JAX.
 
-    In ``$XDG_CACHE_HOME/jaffe/lowering``, by default ``~/.cache/jaffe/lowering``. It may be deleted at any time.
+    In the folder ``lowering`` of ``folders.cache_folder``. It may be deleted at any time.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     device = jax.devices()[0].device_kind
     name = "".join(c if c.isalnum() else "-" for c in f"{device}-{os.cpu_count()}-jax-{jax.__version__}")
-    return Path(base, "jaffe", "lowering", f"{name}.json")
+    return cache_folder() / "lowering" / f"{name}.json"
 
 
 def measure(problem: Problem, names: Sequence[str]) -> dict[str, float]:

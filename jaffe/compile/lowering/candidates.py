@@ -219,10 +219,15 @@ def _large_kernel(p: Problem) -> bool:
 
 
 def _xla(p: Problem) -> bool:
-    """XLA of JAX 0.10.2 ends the process while it compiles some weight gradients of one image of one channel ("Window
-    dimensions do not match RHS shape", in its algebraic simplifier), as x (1, 1, 10, 5), weight (4, 1, 2, 4), stride
-    (2, 3)."""
-    return p.geometry.spatial > 0 and (p.which != "weight" or p.x[0] * p.weight[1] > 1)
+    """Not where XLA:CPU of JAX 0.10.2 ends the process while it compiles a plain convolution ("Window dimensions do not
+    match RHS shape", in its algebraic simplifier): some weight gradients of one image of one channel, as x
+    (1, 1, 10, 5), weight (4, 1, 2, 4), stride (2, 3), and for small maps input gradients with an axis of kernel and
+    stride 2 and padding, as x (2, 4, 6, 10), weight (3, 4, 4, 2), stride (2, 2), pad (1, 1)."""
+    if p.which == "weight":
+        return p.geometry.spatial > 0 and p.x[0] * p.weight[1] > 1
+    g = p.geometry
+    axes = zip(p.kernel, g.stride, g.pad, g.dilation, strict=True)
+    return g.spatial > 0 and not (p.which == "input" and any(k == s == 2 and d == 1 and any(b) for k, s, b, d in axes))
 
 
 class _Way(NamedTuple):

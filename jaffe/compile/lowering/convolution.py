@@ -61,7 +61,7 @@ def deconvolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lower
     if not geometry.spatial:
         return _matmul(x, conv_plain.turned(weight, geometry.group), geometry.group)
     if lowering.plain:
-        return _transposed(x, weight, geometry)
+        return conv_plain.transposed(x, weight, geometry)
     if lowering.on_cpu and fits_by_phase(weight.shape, geometry):
         return by_phase(x, weight, geometry)
 
@@ -70,7 +70,7 @@ def deconvolution(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, lower
         shape = (x.shape[0], weight.shape[1] * geometry.group, *spatial)
         ways = lowering.ways(shape, weight.shape, geometry, x.dtype)
         if ways is None:
-            return _transposed(x, weight, geometry)
+            return conv_plain.transposed(x, weight, geometry)
         return _tuned_transpose(x, weight, geometry, ways, spatial)
 
     return _by_groups(one, x, weight, geometry, lowering)
@@ -171,14 +171,6 @@ def _by_groups(
     kernels = weight.reshape(group, -1, *weight.shape[1:])
     found = lax.map(lambda pair: one(*pair, single), (parts, kernels))
     return jnp.moveaxis(found, 0, 1).reshape(x.shape[0], -1, *found.shape[3:])
-
-
-def _transposed(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
-    """XLA's convolution of x spread out by the stride with the turned kernel: the reference of deconvolution."""
-    return lax.conv_general_dilated(
-        x, conv_plain.turned(weight, geometry.group), [1] * geometry.spatial, geometry.turned(weight.shape[2:]).pad,
-        lhs_dilation=geometry.stride, rhs_dilation=geometry.dilation, feature_group_count=geometry.group,
-    )
 
 
 def _matmul(x: jax.Array, weight: jax.Array, group: int) -> jax.Array:

@@ -41,6 +41,16 @@ class ConvGeometry:
         """The geometry of a single group."""
         return replace(self, group=1)
 
+    def beyond(self, kernel: Sequence[int]) -> Pads:
+        """The padding that only windows of nothing but zeros see: what exceeds ``reach``."""
+        pads = zip(self.reach(kernel), self.pad, strict=True)
+        return tuple((max(before - r, 0), max(after - r, 0)) for r, (before, after) in pads)
+
+    def within(self, kernel: Sequence[int]) -> ConvGeometry:
+        """Without the padding ``beyond``."""
+        pads = zip(self.pad, self.beyond(kernel), strict=True)
+        return replace(self, pad=tuple((before - b, after - a) for (before, after), (b, a) in pads))
+
     def turned(self, kernel: Sequence[int]) -> ConvGeometry:
         """That of the convolution that gives the input's gradient of the output's, spread out by the stride. Pads may
         be negative."""
