@@ -123,7 +123,7 @@ def fit() -> None:
                 found = {name: f"{1e3 * times[name]:.1f} ms, by the model {predicted(problem, name):.1f}"
                          for name in (choice, min(times, key=times.__getitem__))}
                 print(f"  {which} {problem.x} {problem.weight}: {found}")
-            best, chosen, xla = best + min(times.values()), chosen + times[choice], xla + times["xla"]
+            best, chosen, xla = best + min(times.values()), chosen + times[choice], xla + times.get("xla", 0.0)
         print(f"{which}: all problems, XLA's own {1e3 * xla:.0f} ms, chosen {1e3 * chosen:.0f} ms, best "
               f"{1e3 * best:.0f} ms; the choice takes {np.median(losses):.2f} times the best in the median, "
               f"{max(losses):.2f} at worst")

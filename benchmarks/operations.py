@@ -111,8 +111,8 @@ def main() -> None:
     for _ in range(3):
         kept.append(in_process())
         given_back.append(in_process(MALLOC_ARENA_MAX="0"))
-    memory = (f"Memory given back {number(statistics.median(given_back))} ms, kept {number(statistics.median(kept))} ms "
-              "(medians of three processes each).")
+    fresh, again = (number(statistics.median(times)) for times in (given_back, kept))
+    memory = f"Memory given back {fresh} ms, kept {again} ms (medians of three processes each)."
     print(memory)
     page = replaced(PAGE.read_text(), "operations", "\n".join(lines) + "\n")
     PAGE.write_text(replaced(page, "kept memory", memory + "\n"))

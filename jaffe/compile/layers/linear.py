@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
 from jaffe.compile.layers.indexing import take_rows
-from jaffe.compile.lowering import scale_channels, shift_channels
+from jaffe.compile.lowering import product, scale_channels, shift_channels
 
 
 @built_in("InnerProduct")
@@ -43,7 +43,7 @@ class InnerProduct(Layer):
         w = weights["weight"].astype(x.dtype)
         axis = self.axis(self.p.axis, x.ndim)
         x = x.reshape(*x.shape[:axis], w.shape[0 if self.p.transpose else 1])
-        y = x @ (w if self.p.transpose else w.T)
+        y = product(x, w, ctx.lowering, transposed=not self.p.transpose)
         return [y + weights["bias"] if "bias" in weights else y]
 
     def scaled(self, weight: Array, factor: Array) -> Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +13,7 @@ from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
+from jaffe.compile.lowering import Lowering, product
 from jaffe.compile.lowering.recurrence import Hidden, recur
 
 
@@ -92,22 +94,23 @@ class Recurrent(Layer):
         x, cont = bottoms[0], lax.stop_gradient(bottoms[1])[..., None]
         first = bottoms[len(bottoms) - self.exposed :] if self.exposed else [weights[name] for name in self.hidden]
         # The products of all steps at once; only the hidden state's has to wait for the step before.
-        products = _product(x.reshape(*x.shape[:2], -1), weights["input_weight"].T, x.dtype) + weights["bias"]
+        multiply = partial(_product, dtype=x.dtype, lowering=ctx.lowering)
+        products = multiply(x.reshape(*x.shape[:2], -1), weights["input_weight"]) + weights["bias"]
         if self.has_static(bottoms):
             static = bottoms[2]
-            products = products + _product(static.reshape(static.shape[0], -1), weights["static_weight"].T, x.dtype)
+            products = products + multiply(static.reshape(static.shape[0], -1), weights["static_weight"])
         keep = (lambda value: value) if self.p.hidden_gradient else lax.stop_gradient
         start = tuple(keep(value)[0].astype(products.dtype) for value in first)
         recurrent = weights["hidden_weight"].T
         last, steps = recur(self.step, start, products, cont, recurrent, x.dtype, ctx.lowering)
         after = [keep(value)[None] for value in last]
-        output = self.output(weights, steps, x.dtype)
+        output = self.output(weights, steps, multiply)
         if self.exposed:
             return [output, *after], {}
         return [output], {name: lax.stop_gradient(value) for name, value in zip(self.hidden, after, strict=True)}
 
-    def output(self, weights: Mapping[str, Array], steps: Array, dtype: Any) -> Array:
-        """The first top, of h at every step (T, N, H); products in this dtype."""
+    def output(self, weights: Mapping[str, Array], steps: Array, multiply: Callable[[Array, Array], Array]) -> Array:
+        """The first top, of h at every step (T, N, H). ``multiply``: the product with a weight (O, H)."""
         return steps
 
     def differentiable(self) -> tuple[list[bool], list[bool]]:
@@ -148,8 +151,8 @@ class Recurrent(Layer):
         raise NotImplementedError
 
 
-def _product(x: Array, weight: Array, dtype: Any) -> Array:
-    return x.astype(dtype) @ weight.astype(dtype)
+def _product(x: Array, weight: Array, dtype: Any, lowering: Lowering) -> Array:
+    return product(x.astype(dtype), weight.astype(dtype), lowering, transposed=True)
 
 
 def _lstm_unit(c: Array, gates: Array, cont: Array) -> tuple[Array, Array]:
@@ -214,8 +217,8 @@ class RNN(Recurrent):
     def step(self, hidden: Hidden, product: Array, cont: Array) -> Hidden:
         return (jnp.tanh(product),)
 
-    def output(self, weights: Mapping[str, Array], steps: Array, dtype: Any) -> Array:
-        return jnp.tanh(_product(steps, weights["output_weight"].T, dtype) + weights["output_bias"])
+    def output(self, weights: Mapping[str, Array], steps: Array, multiply: Callable[[Array, Array], Array]) -> Array:
+        return jnp.tanh(multiply(steps, weights["output_weight"]) + weights["output_bias"])
 
     def step_flops(self) -> int:
         return self.p.num_output * (1 + 2 * self.p.num_output + 2)

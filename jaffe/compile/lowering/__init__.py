@@ -12,6 +12,7 @@ from jaffe.compile.lowering.pooling import average_pool as average_pool
 from jaffe.compile.lowering.pooling import max_places as max_places
 from jaffe.compile.lowering.pooling import max_pool as max_pool
 from jaffe.compile.lowering.pooling import stochastic_pool as stochastic_pool
+from jaffe.compile.lowering.products import product as product
 from jaffe.compile.lowering.resampling import interpolate as interpolate
 from jaffe.compile.lowering.resampling import repeat as repeat
 from jaffe.compile.lowering.resampling import unpool as unpool

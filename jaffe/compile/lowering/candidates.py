@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
-from jaffe.compile.lowering import conv_patches, conv_plain, depthwise, fourier, strided, winograd
+from jaffe.compile.lowering import conv_patches, conv_plain, depthwise, fourier, onednn, strided, winograd
 from jaffe.compile.lowering.geometry import ConvGeometry
 
 Pass = Literal["forward", "input", "weight"]
@@ -68,7 +68,7 @@ class Problem:
     @property
     def patches(self) -> int:
         """Floats in the patches of all taps."""
-        return self.cells * math.prod(self.weight[1:])
+        return self.cells * math.prod(self.weight[1:]) * self.geometry.group
 
     def tiles(self, m: int) -> int:
         """Tiles of m output cells an axis, over the batch."""
@@ -124,6 +124,10 @@ GROUPED = 200
 
 
 def _direct(p: Problem) -> Work:
+    return Work(p.products, sum(_sizes(p)), 0)
+
+
+def _direct_by_xla(p: Problem) -> Work:
     return Work(p.products * (GROUPED if p.geometry.group > 1 else 1), sum(_sizes(p)), 0)
 
 
@@ -180,6 +184,14 @@ def _blocks_inner(p: Problem) -> Problem:
                    strided.inner_geometry(p.geometry), p.dtype)
 
 
+def _spread_out(p: Problem) -> Work:
+    """Of an output's gradient with zeros between its cells, which are multiplied too."""
+    x, weight, out = _sizes(p)
+    spread = out * math.prod(p.geometry.stride)
+    added = 2 * spread if spread > out else 0
+    return Work(2.0 * x * p.taps * p.weight[0] / p.geometry.group, x + weight + spread, added)
+
+
 def _through_blocks(work: Callable[[Problem], Work]) -> Callable[[Problem], Work]:
     def whole(p: Problem) -> Work:
         found = work(_blocks_inner(p))
@@ -230,6 +242,14 @@ def _xla(p: Problem) -> bool:
     return g.spatial > 0 and not (p.which == "input" and any(k == s == 2 and d == 1 and any(b) for k, s, b, d in axes))
 
 
+def _onednn(p: Problem) -> bool:
+    return onednn.available() and p.dtype == "float32" and 0 < p.geometry.spatial <= onednn.MOST_AXES
+
+
+def _onednn_product(p: Problem) -> bool:
+    return onednn.available() and p.dtype == "float32" and _one_group(p)
+
+
 class _Way(NamedTuple):
     """Of one name: the forward pass, the weight's gradient, and what both fit and cost."""
 
@@ -241,7 +261,7 @@ class _Way(NamedTuple):
 
 # XLA's own comes first: it is the reference, and what an unknown problem gets.
 _WAYS: dict[str, _Way] = {
-    "xla": _Way(conv_plain.last, conv_plain.weight_gradient, _xla, _direct),
+    "xla": _Way(conv_plain.last, conv_plain.weight_gradient, _xla, _direct_by_xla),
     "im2col": _Way(conv_patches.im2col, conv_patches.im2col_weight, _several_taps, _im2col),
     "rows": _Way(conv_patches.rows, conv_patches.rows_weight, _many_rows, _rows),
     "shifted": _Way(conv_patches.shifted, conv_patches.shifted_weight, _one_group, _shifted),
@@ -275,10 +295,27 @@ def _turned(way: _Way) -> Candidate:
 
 
 _INPUT: dict[str, Candidate] = {
-    "xla": Candidate(conv_plain.input_gradient, _xla, _direct),
+    "xla": Candidate(conv_plain.input_gradient, _xla, _direct_by_xla),
     "spread": Candidate(conv_patches.spread, _one_group, _spread),
     "depthwise": Candidate(depthwise.input_gradient, _each_channel, _depthwise),
     **{name: _turned(_WAYS[name]) for name in ("im2col", "rows", "shifted", "winograd2", "winograd4", "fourier")},
+    "onednn": Candidate(onednn.input_gradient, _onednn, _spread_out),
+    "blocks+onednn": Candidate(
+        partial(strided.input_gradient, inner=onednn.input_gradient), lambda p: _onednn(p) and _by_blocks(p),
+        _through_blocks(_direct)),
+    "onednn+spread": Candidate(partial(conv_patches.spread, product=onednn.product), _onednn_product, _spread),
+}
+_FORWARD = {name: Candidate(way.forward, way.fits, way.work) for name, way in _WAYS.items()} | {
+    "onednn": Candidate(onednn.forward, _onednn, _direct),
+}
+_WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAYS.items()} | {
+    "onednn": Candidate(
+        onednn.weight_gradient,
+        lambda p: _onednn(p) and (_each_channel(p) or (_one_group(p) and p.geometry.spatial < onednn.MOST_AXES)),
+        _direct),
+    "onednn+im2col": Candidate(
+        partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
+        _onednn_product, _im2col),
 }
 
 
@@ -308,9 +345,9 @@ def _by_images(which: Pass, function: Function, first: Any, second: Any, geometr
 
 
 CANDIDATES: dict[Pass, dict[str, Candidate]] = {
-    "forward": _also_by_images("forward", {name: Candidate(w.forward, w.fits, w.work) for name, w in _WAYS.items()}),
+    "forward": _also_by_images("forward", _FORWARD),
     "input": _also_by_images("input", _INPUT),
-    "weight": _also_by_images("weight", {name: Candidate(w.weight, w.fits, w.work) for name, w in _WAYS.items()}),
+    "weight": _also_by_images("weight", _WEIGHT),
 }
 
 

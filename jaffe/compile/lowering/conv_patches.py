@@ -24,7 +24,16 @@ from jax import lax
 from jaffe.compile.lowering.geometry import ConvGeometry
 from jaffe.compile.lowering.layout import channels_first, channels_last
 
+Product = Callable[[jax.Array, jax.Array], jax.Array]  # of matrices
 AT_ONCE = 2**21  # floats of patches at a time: a fraction of an outer cache
+
+
+def over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(rows, O) and (rows, K) -> (O, K).
+
+    In this order: XLA's product of a transposed matrix is faster the fewer rows come of it.
+    """
+    return a.T @ b
 
 
 def im2col(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -51,11 +60,14 @@ def shifted(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Arra
     return channels_first(functools.reduce(jnp.add, products))
 
 
-def spread(gradient: jax.Array, weight: jax.Array, geometry: ConvGeometry, spatial: Sequence[int]) -> jax.Array:
+def spread(
+    gradient: jax.Array, weight: jax.Array, geometry: ConvGeometry, spatial: Sequence[int],
+    product: Product = jnp.matmul,
+) -> jax.Array:
     """The input's gradient: each tap's product with the output's gradient, added up where the tap lies."""
-    kernel = weight.shape[2:]
-    product = channels_last(gradient) @ _flat(weight)
-    parts = jnp.split(product, math.prod(kernel), -1)
+    kernel, back = weight.shape[2:], channels_last(gradient)
+    whole = product(back.reshape(-1, back.shape[-1]), _flat(weight)).reshape(*back.shape[:-1], -1)
+    parts = jnp.split(whole, math.prod(kernel), -1)
     return channels_first(added(parts, kernel, geometry, spatial))
 
 
@@ -77,10 +89,12 @@ def _placed(part: jax.Array, at: Sequence[int], geometry: ConvGeometry, spatial:
     return lax.pad(part, np.zeros((), part.dtype), [(0, 0, 0), *config, (0, 0, 0)])
 
 
-def im2col_weight(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
+def im2col_weight(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], product: Product = over_rows
+) -> jax.Array:
     """The weight's gradient: one product of the output's gradient with the patches."""
     patches = jnp.concatenate(taps(padded(x, geometry), kernel, geometry), -1)
-    return _weights(_over_cells(gradient, patches), kernel)
+    return _weights(_over_cells(gradient, patches, product), kernel)
 
 
 def rows_weight(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
@@ -180,12 +194,9 @@ def _times(patches: jax.Array, weight: jax.Array) -> jax.Array:
     return lax.dot_general(patches, weight, (((patches.ndim - 1,), (1,)), ((), ())))
 
 
-def _over_cells(gradient: jax.Array, patches: jax.Array) -> jax.Array:
-    """(N, O, out...) and (N, out..., K) -> (O, K): summed over images and places.
-
-    In this order: XLA's product of a transposed matrix is faster the fewer rows come of it.
-    """
-    return channels_last(gradient).reshape(-1, gradient.shape[1]).T @ patches.reshape(-1, patches.shape[-1])
+def _over_cells(gradient: jax.Array, patches: jax.Array, product: Product = over_rows) -> jax.Array:
+    """(N, O, out...) and (N, out..., K) -> (O, K): summed over images and places."""
+    return product(channels_last(gradient).reshape(-1, gradient.shape[1]), patches.reshape(-1, patches.shape[-1]))
 
 
 def _weights(product: jax.Array, kernel: Sequence[int]) -> jax.Array:

@@ -16,8 +16,9 @@ from jaffe.compile.lowering.candidates import CANDIDATES, Pass, Problem
 from jaffe.compile.lowering.choose import PASSES, Lowering, Ways
 from jaffe.compile.lowering.costs import predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
-from jaffe.compile.lowering.layout import compiled
+from jaffe.compile.lowering.layout import compiled, in_memory
 from jaffe.compile.lowering.upsampling import by_phase, fits_by_phase
+from jaffe.compile.ordering import after
 
 # XLA:CPU runs grouped convolutions many times slower than the groups one by one
 # (github.com/jax-ml/jax/issues/13800); beyond this many groups compile time outweighs it.
@@ -123,8 +124,9 @@ def _tuned_forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways
 
 def _tuned_backward(geometry, ways, kept, gradient):  # type: ignore[no-untyped-def]
     x, weight = kept
-    if not ways.shared:  # XLA would find what the forward pass has in common with this one, and keep it
-        x, gradient = lax.optimization_barrier((x, gradient))
+    if not ways.shared:  # XLA would find what the forward pass has in common with this one, make it then, and keep it
+        gradient = in_memory(gradient)
+        x = after(gradient, x)
     return (CANDIDATES["input"][ways.input].function(gradient, weight, geometry, x.shape[2:]),
             CANDIDATES["weight"][ways.weight].function(x, gradient, geometry, weight.shape[2:]))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaffe.compile.lowering.choose import Lowering
+from jaffe.compile.lowering.products import product, product_over_rows
 
 Hidden = tuple[jax.Array, ...]
 Step = Callable[[Hidden, jax.Array, jax.Array], Hidden]
@@ -34,46 +35,50 @@ def recur(
         The hidden blobs after the last step, and h at every step, (T, N, H).
     """
     run = _loop if lowering.plain else _with_late_weight
-    return run(step, dtype, start, products, cont, recurrent)
+    return run(step, dtype, lowering, start, products, cont, recurrent)
 
 
 def _loop(
-    step: Step, dtype: Any, start: Hidden, products: jax.Array, cont: jax.Array, recurrent: jax.Array
+    step: Step, dtype: Any, lowering: Lowering, start: Hidden, products: jax.Array, cont: jax.Array,
+    recurrent: jax.Array,
 ) -> tuple[Hidden, jax.Array]:
+    weight = recurrent.astype(dtype)
+
     def body(hidden: Hidden, inputs: tuple[jax.Array, jax.Array]) -> tuple[Hidden, jax.Array]:
-        product, going_on = inputs
+        fresh, going_on = inputs
         kept = (going_on * hidden[0], *hidden[1:])
         # Rounded in here, so that what is carried, and the weight's gradient, add up over the steps unrounded.
-        hidden = step(kept, product + _product(kept[0], recurrent, dtype), going_on)
+        again = product(kept[0].astype(dtype), weight, lowering)
+        hidden = step(kept, fresh + again, going_on)
         return hidden, hidden[0]
 
     return lax.scan(body, start, (products, cont))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _with_late_weight(
-    step: Step, dtype: Any, start: Hidden, products: jax.Array, cont: jax.Array, recurrent: jax.Array
+    step: Step, dtype: Any, lowering: Lowering, start: Hidden, products: jax.Array, cont: jax.Array,
+    recurrent: jax.Array,
 ) -> tuple[Hidden, jax.Array]:
-    return _loop(step, dtype, start, products, cont, recurrent)
+    return _loop(step, dtype, lowering, start, products, cont, recurrent)
 
 
-def _forward(step, dtype, start, products, cont, recurrent):  # type: ignore[no-untyped-def]
-    found, pull = jax.vjp(lambda start, products: _loop(step, dtype, start, products, cont, recurrent), start, products)
+def _forward(step, dtype, lowering, start, products, cont, recurrent):  # type: ignore[no-untyped-def]
+    def loop(start, products):  # type: ignore[no-untyped-def]
+        return _loop(step, dtype, lowering, start, products, cont, recurrent)
+
+    found, pull = jax.vjp(loop, start, products)
     before = jnp.concatenate([start[0][None], found[1][:-1]]) * cont
     return found, (pull, before, cont, recurrent)
 
 
-def _backward(step, dtype, kept, gradients):  # type: ignore[no-untyped-def]
+def _backward(step, dtype, lowering, kept, gradients):  # type: ignore[no-untyped-def]
     """A loop's own gradient of W adds up one small product a step; they are one large product of all steps."""
     pull, before, cont, recurrent = kept
     by_start, by_products = pull(gradients)
     rows, columns = (one.reshape(-1, one.shape[-1]).astype(dtype) for one in (before, by_products))
-    by_weight = lax.dot(rows.T, columns, preferred_element_type=recurrent.dtype)
+    by_weight = product_over_rows(rows, columns, lowering).astype(recurrent.dtype)
     return by_start, by_products, jnp.zeros_like(cont), by_weight
 
 
 _with_late_weight.defvjp(_forward, _backward)
-
-
-def _product(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
-    return x.astype(dtype) @ weight.astype(dtype)

@@ -22,6 +22,20 @@ def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, inner: Call
     return inner(_blocks(x, geometry, weight.shape[2:], out), _kernel(weight, geometry), inner_geometry(geometry))
 
 
+def input_gradient(
+    gradient: jax.Array, weight: jax.Array, geometry: ConvGeometry, spatial: Sequence[int],
+    inner: Callable[..., jax.Array],
+) -> jax.Array:
+    """``inner``: an input gradient of stride 1."""
+    stride, counts = geometry.stride, block_counts(weight.shape[2:], geometry)
+    blocks = [out + n - 1 for out, n in zip(gradient.shape[2:], counts, strict=True)]
+    found = inner(gradient, _kernel(weight, geometry), inner_geometry(geometry), blocks)
+    whole = _interleaved(found.reshape(found.shape[0], -1, *stride, *blocks), geometry.spatial)
+    config = [(-before, size + before - n * s, 0)  # what no window sees is 0; what was padded is taken away
+              for size, n, s, (before, _) in zip(spatial, blocks, stride, geometry.pad, strict=True)]
+    return lax.pad(whole, np.zeros((), whole.dtype), [(0, 0, 0), (0, 0, 0), *config])
+
+
 def weight_gradient(
     x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int], inner: Callable[..., jax.Array]
 ) -> jax.Array:

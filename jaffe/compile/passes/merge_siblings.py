@@ -15,8 +15,6 @@ def merge_siblings(graph: Graph, context: PassContext) -> Graph:
     """Make one ``Merged`` node of the Convolutions with kernel 1, stride 1, no padding and one group that read one
     value, as in the modules of GoogLeNet: one product reads it, and its gradient is one product too.
 
-    Modules of GoogLeNet take the same time to within 3 % on two CPU cores (inference and gradients, batch 1 and 8).
-
     All of them have a bias, or none has one. Of all the same gradients are needed, so that none is computed for what is
     frozen or leads to no loss.
     """

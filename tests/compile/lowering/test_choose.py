@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaffe
-from jaffe.compile.lowering import ConvGeometry, Lowering, autotune
+from jaffe.compile.lowering import ConvGeometry, Lowering, autotune, onednn
 from jaffe.compile.lowering.candidates import CANDIDATES, Problem, fitting
 from jaffe.compile.lowering.choose import PASSES
 from jaffe.compile.lowering.costs import predicted
@@ -45,8 +45,12 @@ def example(which, name):
     return Problem(which, (8, 64, 56, 56), (64, 64, 3, 3), ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1)))
 
 
-def test_rules_avoid_what_xla_is_slow_at():
+def test_rules_avoid_what_xla_is_slow_at(monkeypatch):
     """A 1x1 kernel is a product, one channel a group is not, and both gain most in their gradients."""
+    for which in PASSES:
+        for problem in (Problem(which, (8, 64, 56, 56), (64, 64, 1, 1), ONE_BY_ONE), example(which, "depthwise")):
+            assert ("onednn" in Lowering().choose(problem)) == onednn.available()
+    monkeypatch.setattr(onednn, "available", lambda: False)
     for which in PASSES:
         assert Lowering().choose(Problem(which, (8, 64, 56, 56), (64, 64, 1, 1), ONE_BY_ONE)) == "shifted"
         assert Lowering().choose(example(which, "depthwise")) == "depthwise"

@@ -50,7 +50,7 @@ def passes(x, weight, geometry, gradient=None):
 
 def assert_close(found, expected, tolerance=2e-6):
     assert found.shape == expected.shape
-    scale = np.abs(expected).max() + 1e-6
+    scale = max(np.abs(expected).max(), 1)  # sums of products of normal numbers, which may come out near 0
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=tolerance)
 
 
@@ -72,10 +72,10 @@ def convolutions(draw, which, name):
     if "blocks" in name:
         stride = draw(st.tuples(st.integers(2, 3), st.integers(2, 3)))
         dilation, kernel = (1, 1), tuple(max(k, s) for k, s in zip(kernel, stride, strict=True))
-    if "depthwise" in name:
+    if "depthwise" in name or (name == "onednn" and draw(st.booleans())):
         channels = group = channels + 1
         outputs = channels * draw(st.integers(1, 2))
-    if which == "input" and name.split("/")[0] not in ("spread", "depthwise"):
+    if which == "input" and not any(part in name for part in ("spread", "depthwise", "blocks")):
         stride = (1, 1)
     if "im2col" in name or "rows" in name:
         kernel = (max(kernel[0], 2), kernel[1])

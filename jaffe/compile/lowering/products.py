@@ -1,0 +1,25 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaffe.compile.lowering import onednn
+from jaffe.compile.lowering.choose import Lowering
+
+
+def product(x: jax.Array, weight: jax.Array, lowering: Lowering, transposed: bool = False) -> jax.Array:
+    """``x W``, or ``x W^T`` where W is stored ``transposed``. x: (..., K), W: (K, O) or (O, K) -> (..., O)."""
+    if lowering.plain or x.dtype != jnp.float32 or weight.dtype != jnp.float32 or not onednn.available():
+        return x @ (weight.T if transposed else weight)
+    rows = x.reshape(-1, x.shape[-1])
+    return onednn.product(rows, weight, (False, transposed)).reshape(*x.shape[:-1], -1)
+
+
+def product_over_rows(a: jax.Array, b: jax.Array, lowering: Lowering) -> jax.Array:
+    """``A^T B``: (rows, M) and (rows, N) -> (M, N), added up in float32 at least."""
+    if lowering.plain or a.dtype != jnp.float32 or b.dtype != jnp.float32 or not onednn.available():
+        return lax.dot(a.T, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    return onednn.product(a, b, (True, False))
