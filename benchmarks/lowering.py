@@ -107,8 +107,9 @@ def fit() -> None:
     known = {}
     for problem, times in measured_problems:
         choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
-        best = min(times, key=times.__getitem__)
-        if times[choice] > 1.1 * times[best]:
+        # Alone XLA's products are as fast; within nets, where weights lie otherwise, they took twice as long.
+        best = min(times, key=lambda name: times[name] * (1.0 if "onednn" in name else 1.05))
+        if choice != best and times[choice] > 1.1 * times[best]:
             known[problem.key] = best
     write(costs, known)
     for which in PASSES:

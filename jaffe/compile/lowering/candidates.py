@@ -313,6 +313,9 @@ _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAY
         onednn.weight_gradient,
         lambda p: _onednn(p) and (_each_channel(p) or (_one_group(p) and p.geometry.spatial < onednn.MOST_AXES)),
         _direct),
+    "blocks+onednn": Candidate(
+        partial(strided.weight_gradient, inner=onednn.weight_gradient),
+        lambda p: _onednn(p) and _by_blocks(p) and p.geometry.spatial < onednn.MOST_AXES, _through_blocks(_direct)),
     "onednn+im2col": Candidate(
         partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
         _onednn_product, _im2col),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaffe.compile.lowering import onednn
 from jaffe.compile.lowering.candidates import Pass, Problem, fitting, shared_bytes
 from jaffe.compile.lowering.costs import cheapest, predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
@@ -47,6 +48,11 @@ class Lowering:
     def on_cpu(self) -> bool:
         """Whether JAX computes on the CPU; elsewhere XLA's own convolution is the way."""
         return jax.default_backend() == "cpu"
+
+    @property
+    def onednn(self) -> bool:
+        """Whether oneDNN is called where it can be."""
+        return not self.plain and onednn.available()
 
     def ways(
         self, x: Sequence[Any], weight: Sequence[int], geometry: ConvGeometry, dtype: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaffe.compile.lowering.candidates import CANDIDATES, Pass, Problem
 from jaffe.compile.lowering.choose import PASSES, Lowering, Ways
 from jaffe.compile.lowering.costs import predicted
 from jaffe.compile.lowering.geometry import ConvGeometry
-from jaffe.compile.lowering.layout import compiled, in_memory
+from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
 from jaffe.compile.lowering.upsampling import by_phase, fits_by_phase
 from jaffe.compile.ordering import after
 
@@ -124,9 +125,9 @@ def _tuned_forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways
 
 def _tuned_backward(geometry, ways, kept, gradient):  # type: ignore[no-untyped-def]
     x, weight = kept
-    if not ways.shared:  # XLA would find what the forward pass has in common with this one, make it then, and keep it
-        gradient = in_memory(gradient)
-        x = after(gradient, x)
+    gradient = channels_first(in_memory(channels_last(gradient)))
+    if not ways.shared and math.prod(weight.shape[2:]) > 1:
+        x = after(gradient, x)  # XLA would make what the weight's gradient makes of x in the forward pass, and keep it
     return (CANDIDATES["input"][ways.input].function(gradient, weight, geometry, x.shape[2:]),
             CANDIDATES["weight"][ways.weight].function(x, gradient, geometry, weight.shape[2:]))
 

@@ -57,8 +57,10 @@ def laid_out(x: jax.Array, lowering: Lowering) -> jax.Array:
     """The same values, channels last in memory, and their gradient likewise. x: (N, C, spatial...).
 
     XLA's layout assignment finds that by itself in most places, but not where a value has many readers, as in a
-    backward pass. What it becomes cannot be exported, so only the training loss asks for it.
+    backward pass; oneDNN's calls leave it no choice. What it becomes cannot be exported, so only the training loss asks
+    for it.
     """
-    if x.ndim < 3 or lowering.plain or not lowering.on_cpu or not isinstance(x, jax.core.Tracer):
+    if (x.ndim < 3 or lowering.plain or lowering.onednn or not lowering.on_cpu
+            or not isinstance(x, jax.core.Tracer)):
         return x
     return with_layout_constraint(x, Layout((0, *range(2, x.ndim), 1)))

@@ -31,6 +31,7 @@ from jaffe.compile.lowering.layout import channels_first, channels_last, kernel_
 
 FIRST, BEYOND = (0, 10, 2), (0, 13)  # versions of jaxlib, of which those at both ends were tried
 MOST_AXES = 3
+BLOCK = 16  # channels that oneDNN computes at once
 
 
 @cache
@@ -65,24 +66,55 @@ def input_gradient(
 
 
 def weight_gradient(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
-    """A convolution of the input with the output's gradient as kernel, whose channels are the images.
+    """A convolution whose kernel is as large as a blob, and whose channels are the images. No patches are made.
 
-    The input's own channels are one more spatial axis, over which the kernel reaches 1 cell: oneDNN is fast where the
-    last axis of cells is long and channels are many, and slow with axes in another order. Of one channel a group, each
-    image's channels are groups, and the images' gradients are added up. One group and one or two axes, or one channel
-    a group.
+    The channels that are left are one more spatial axis, over which the kernel reaches 1 cell: oneDNN is fast where the
+    last axis of cells is long, and slow with axes in another order. One group and one or two axes, or one channel a
+    group.
     """
-    axes = zip(x.shape[2:], kernel, gradient.shape[2:], geometry.stride, geometry.pad, geometry.dilation, strict=True)
-    pads = [(b, (k - 1) * d + (out - 1) * s + 1 - size - b) for size, k, out, s, (b, _), d in axes]
-    x, gradient = _cut(channels_last(x), pads), channels_last(gradient)
-    cells, taps = jnp.moveaxis(x, 0, -2), jnp.moveaxis(gradient, 0, -2)  # (spatial..., N, C), (out..., N, O)
+    x, gradient = channels_last(x), channels_last(gradient)
     if geometry.group > 1:
-        cells, taps = (one.reshape(*one.shape[:-2], -1) for one in (cells, taps))
-        call = _Convolution(geometry.dilation, _positive(pads), geometry.stride, cells.shape[-1], "spatial first")
-        each = _call(cells[None], taps[..., None, :], what=call).reshape(*kernel, -1, gradient.shape[-1])
-        return kernel_first(each.sum(-2, keepdims=True))
+        return _weight_of_each_channel(x, gradient, geometry, kernel)
+    if set(geometry.stride) == {1} and x.shape[-1] >= BLOCK:
+        return _weight_backwards(x, gradient, geometry, kernel)
+    pads = _weight_pads(x, gradient, geometry, kernel)
+    cells = jnp.moveaxis(_cut(x, pads), 0, -1)[None]  # (1, spatial..., C, N)
+    taps = jnp.moveaxis(gradient, 0, -2)[..., None, :, :]  # (out..., 1, N, O)
     call = _Convolution((*geometry.dilation, 1), (*_positive(pads), (0, 0)), (*geometry.stride, 1), 1, "spatial first")
-    return kernel_first(_call(cells.swapaxes(-1, -2)[None], taps[..., None, :, :], what=call)[0])
+    return kernel_first(_call(cells, taps, what=call)[0])
+
+
+def _weight_backwards(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
+) -> jax.Array:
+    """With the input as kernel: (kernel..., O, C) comes out, its taps reversed, which XLA turns round much faster than
+    (kernel..., C, O), since C stays together. Stride 1."""
+    axes = zip(x.shape[1:], gradient.shape[1:], geometry.reach(kernel), geometry.pad, strict=False)
+    pads = [(reach - b, b + size - out) for size, out, reach, (b, _) in axes]
+    cells = jnp.moveaxis(_cut(gradient, pads), 0, -1)[None]  # (1, out..., O, N)
+    taps = jnp.moveaxis(x, 0, -2)[..., None, :, :]  # (spatial..., 1, N, C)
+    call = _Convolution((*geometry.dilation, 1), (*_positive(pads), (0, 0)), (1,) * (geometry.spatial + 1), 1,
+                        "spatial first")
+    found = jnp.flip(_call(cells, taps, what=call)[0], range(geometry.spatial))
+    return jnp.moveaxis(found, (-2, -1), (0, 1))
+
+
+def _weight_of_each_channel(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
+) -> jax.Array:
+    """One image after another, each channel with its own gradient as kernel, added up."""
+    pads = _weight_pads(x, gradient, geometry, kernel)
+    call = _Convolution(geometry.dilation, _positive(pads), geometry.stride, geometry.group, "spatial first")
+    each = lax.map(lambda one: _call(one[0][None], one[1][..., None, :], what=call)[0], (_cut(x, pads), gradient))
+    return kernel_first(each.sum(0)[..., None, :])
+
+
+def _weight_pads(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Padding of the input with which a kernel as large as the gradient has just as many places as taps."""
+    axes = zip(x.shape[1:], kernel, gradient.shape[1:], geometry.stride, geometry.pad, geometry.dilation, strict=False)
+    return [(b, (k - 1) * d + (out - 1) * s + 1 - size - b) for size, k, out, s, (b, _), d in axes]
 
 
 def product(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:

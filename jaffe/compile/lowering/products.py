@@ -12,7 +12,7 @@ from jaffe.compile.lowering.choose import Lowering
 
 def product(x: jax.Array, weight: jax.Array, lowering: Lowering, transposed: bool = False) -> jax.Array:
     """``x W``, or ``x W^T`` where W is stored ``transposed``. x: (..., K), W: (K, O) or (O, K) -> (..., O)."""
-    if lowering.plain or x.dtype != jnp.float32 or weight.dtype != jnp.float32 or not onednn.available():
+    if not lowering.onednn or {x.dtype, weight.dtype} != {jnp.dtype("float32")}:
         return x @ (weight.T if transposed else weight)
     rows = x.reshape(-1, x.shape[-1])
     return onednn.product(rows, weight, (False, transposed)).reshape(*x.shape[:-1], -1)
@@ -20,6 +20,6 @@ def product(x: jax.Array, weight: jax.Array, lowering: Lowering, transposed: boo
 
 def product_over_rows(a: jax.Array, b: jax.Array, lowering: Lowering) -> jax.Array:
     """``A^T B``: (rows, M) and (rows, N) -> (M, N), added up in float32 at least."""
-    if lowering.plain or a.dtype != jnp.float32 or b.dtype != jnp.float32 or not onednn.available():
+    if not lowering.onednn or {a.dtype, b.dtype} != {jnp.dtype("float32")}:
         return lax.dot(a.T, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
     return onednn.product(a, b, (True, False))
