@@ -307,6 +307,9 @@ _INPUT: dict[str, Candidate] = {
 }
 _FORWARD = {name: Candidate(way.forward, way.fits, way.work) for name, way in _WAYS.items()} | {
     "onednn": Candidate(onednn.forward, _onednn, _direct),
+    "onednn+im2col": Candidate(
+        partial(conv_patches.im2col, product=partial(onednn.product, transposed=(False, True))), _onednn_product,
+        _im2col),
 }
 _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAYS.items()} | {
     "onednn": Candidate(

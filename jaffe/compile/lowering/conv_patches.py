@@ -28,6 +28,11 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]  # of matrices
 AT_ONCE = 2**21  # floats of patches at a time: a fraction of an outer cache
 
 
+def over_columns(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(rows, K) and (O, K) -> (rows, O)."""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())))
+
+
 def over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     """(rows, O) and (rows, K) -> (O, K).
 
@@ -36,11 +41,13 @@ def over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     return a.T @ b
 
 
-def im2col(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
+def im2col(
+    x: jax.Array, weight: jax.Array, geometry: ConvGeometry, product: Product = over_columns
+) -> jax.Array:
     """One product."""
     kernel = weight.shape[2:]
     patches = jnp.concatenate(taps(padded(x, geometry), kernel, geometry), -1)
-    return channels_first(_times(patches, _flat(weight)))
+    return channels_first(_times(patches, _flat(weight), product))
 
 
 def rows(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -189,9 +196,9 @@ def _flat(weight: jax.Array) -> jax.Array:
     return jnp.moveaxis(weight, 1, -1).reshape(weight.shape[0], -1)
 
 
-def _times(patches: jax.Array, weight: jax.Array) -> jax.Array:
+def _times(patches: jax.Array, weight: jax.Array, product: Product = over_columns) -> jax.Array:
     """(..., K) and (O, K) -> (..., O)."""
-    return lax.dot_general(patches, weight, (((patches.ndim - 1,), (1,)), ((), ())))
+    return product(patches.reshape(-1, patches.shape[-1]), weight).reshape(*patches.shape[:-1], -1)
 
 
 def _over_cells(gradient: jax.Array, patches: jax.Array, product: Product = over_rows) -> jax.Array:
