@@ -12,6 +12,7 @@ from jaffe.compile.layer import Arithmetic, Array, Context, Layer, make_layer
 from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.linear import InnerProduct
+from jaffe.compile.lowering.layout import split
 from jaffe.netdef.graph import Node
 
 
@@ -58,7 +59,7 @@ class Merged(Fused):
         joined = {name: jnp.concatenate([one[name] for one in each]) for name in each[0]}
         (y,) = self.parts[0].apply(joined, bottoms, ctx)
         ends = list(accumulate(len(one["weight"]) for one in each))
-        return jnp.split(y, ends[:-1], axis=1)
+        return split(y, ends[:-1], 1, ctx.lowering)
 
 
 class ScaledNorm(Fused):

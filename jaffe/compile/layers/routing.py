@@ -9,6 +9,7 @@ from functools import reduce
 import jax.numpy as jnp
 
 from jaffe.compile.layer import Array, Context, Layer, Shape, built_in
+from jaffe.compile.lowering.layout import concatenate, split
 from jaffe.netdef.jaffe_pb2 import EltwiseParameter
 
 
@@ -107,7 +108,7 @@ class Concat(Routing):
         return len(bottoms) == 1
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
-        return [jnp.concatenate(bottoms, self._axis_or_dim("concat_dim", bottoms[0].ndim))]
+        return [concatenate(bottoms, self._axis_or_dim("concat_dim", bottoms[0].ndim), ctx.lowering)]
 
 
 @built_in("Slice")
@@ -141,7 +142,7 @@ class Slice(Routing):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
         axis = self._axis_or_dim("slice_dim", x.ndim)
-        return jnp.split(x, self._points(x.shape[axis]), axis)
+        return split(x, self._points(x.shape[axis]), axis, ctx.lowering)
 
 
 @built_in("Split")

@@ -7,7 +7,7 @@ channels-last and only its ends are copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -51,6 +51,20 @@ def compiled(*static: str) -> Callable[[F], F]:
 def in_memory(x: jax.Array) -> jax.Array:
     """The same values, computed once: XLA would compute them anew for every reader that it fuses them into."""
     return lax.optimization_barrier(x)
+
+
+def concatenate(parts: Sequence[jax.Array], axis: int, lowering: Lowering) -> jax.Array:
+    """``jnp.concatenate``; of channels, channels last."""
+    if axis != 1 or lowering.plain or parts[0].ndim < 3:
+        return jnp.concatenate(parts, axis)
+    return channels_first(jnp.concatenate([channels_last(part) for part in parts], -1))
+
+
+def split(x: jax.Array, points: Sequence[int], axis: int, lowering: Lowering) -> list[jax.Array]:
+    """``jnp.split``; of channels, channels last."""
+    if axis != 1 or lowering.plain or x.ndim < 3:
+        return jnp.split(x, points, axis)
+    return [channels_first(part) for part in jnp.split(channels_last(x), points, -1)]
 
 
 def laid_out(x: jax.Array, lowering: Lowering) -> jax.Array:
