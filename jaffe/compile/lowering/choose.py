@@ -82,12 +82,13 @@ class Lowering:
 
 
 MOST_SHARED = 2**23  # bytes of patches kept for the backward pass, a convolution
+WORTH = 0.85  # of what the ways take without; the model is no more exact than that
 SHARED_PER_MS = 6e6  # bytes of patches that are made in a millisecond
 
 
 def sharing(forward: Problem, weight: Problem, ways: Ways) -> Ways:
     """The ways, or others whose forward pass and weight gradient see the same patches, where that is better."""
-    best, found = predicted(forward, ways.forward) + predicted(weight, ways.weight), ways
+    best, found = WORTH * (predicted(forward, ways.forward) + predicted(weight, ways.weight)), ways
     for name in {*fitting(forward)} & {*fitting(weight)}:
         kept = shared_bytes(forward, name)
         cost = predicted(forward, name) + predicted(weight, name) - kept / SHARED_PER_MS
