@@ -46,6 +46,19 @@ def check(filler: FillerParameter, shape: Shape) -> None:
         raise ValueError("a positive_unitball filler needs a blob with axes; found a scalar")
 
 
+MOST_ROUNDED = 2**22
+
+
+def _draw(draw: Callable[..., jax.Array], key: Key, shape: Shape, dtype: Dtype, *limits: float) -> jax.Array:
+    """``draw(key, shape, dtype, ...)`` by way of a round number of values, whose first ones are the same.
+
+    JAX compiles a program for each shape, and a net has dozens.
+    """
+    count = math.prod(shape)
+    size = 1 << max(count - 1, 0).bit_length() if count <= MOST_ROUNDED else count
+    return draw(key, (size,), dtype, *limits)[:count].reshape(shape)
+
+
 def _constant(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """value."""
     return jnp.full(shape, filler.value, dtype)
@@ -53,12 +66,12 @@ def _constant(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> 
 
 def _uniform(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U[min, max)."""
-    return jax.random.uniform(key, shape, dtype, filler.min, filler.max)
+    return _draw(jax.random.uniform, key, shape, dtype, filler.min, filler.max)
 
 
 def _gaussian(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(mean, std^2); with sparse >= 0 each element is kept with probability sparse / shape[0], else 0."""
-    values = filler.mean + filler.std * jax.random.normal(key, shape, dtype)
+    values = filler.mean + filler.std * _draw(jax.random.normal, key, shape, dtype)
     if filler.sparse < 0:
         return values
     kept = jax.random.bernoulli(jax.random.fold_in(key, 1), min(1.0, filler.sparse / shape[0]), shape)
@@ -67,7 +80,7 @@ def _gaussian(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> 
 
 def _positive_unitball(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U(0, 1), each slice of the first axis divided by its sum."""
-    values = jax.random.uniform(key, shape, dtype)
+    values = _draw(jax.random.uniform, key, shape, dtype)
     return values / values.sum(axis=tuple(range(1, len(shape))), keepdims=True)
 
 
@@ -87,12 +100,12 @@ def _fan(shape: Shape, filler: FillerParameter) -> float:
 def _xavier(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """U(-a, a), a = sqrt(3 / n), so that the variance is 1 / n (Glorot and Bengio 2010)."""
     bound = math.sqrt(3 / _fan(shape, filler))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return _draw(jax.random.uniform, key, shape, dtype, -bound, bound)
 
 
 def _msra(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(0, 2 / n) (He et al. 2015)."""
-    return math.sqrt(2 / _fan(shape, filler)) * jax.random.normal(key, shape, dtype)
+    return math.sqrt(2 / _fan(shape, filler)) * _draw(jax.random.normal, key, shape, dtype)
 
 
 def _bilinear(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:

@@ -60,10 +60,15 @@ def begin(
         key: of the whole run.
         averaged: whether it has an average of the parameters, which begins as they are.
     """
-    opt_state = optimizer.init(variables["params"])
-    if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
-        opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
-    opt_state = jax.tree.map(jnp.copy, opt_state)  # several counts: each an array of its own, to be donated
+
+    @jax.jit  # one program, not one for each shape; and several counts are an array each, to be donated
+    def fresh(params: Any) -> Any:
+        opt_state = optimizer.init(params)
+        if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
+            opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
+        return opt_state
+
+    opt_state = fresh(variables["params"])
     ema = jax.tree.map(jnp.copy, variables["params"]) if averaged else None
     return TrainState(
         jnp.int32(iteration), variables["params"], variables["state"], opt_state, key, jnp.bool_(True), ema)

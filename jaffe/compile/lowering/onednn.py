@@ -37,7 +37,18 @@ BLOCK = 16  # channels that oneDNN computes at once
 @cache
 def available() -> bool:
     """Whether programs of this process can call oneDNN: on the CPU, of this kind, with a version of jaxlib that is
-    known."""
+    known and was built with it."""
+    if not _known():
+        return False
+    try:
+        with jax.ensure_compile_time_eval():  # a net may be under way
+            one = jnp.eye(2)
+            return bool((product(one, one) == one).all())
+    except jax.errors.JaxRuntimeError:
+        return False
+
+
+def _known() -> bool:
     jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:3] if part.isdigit())
     return (sys.platform == "linux" and platform.machine() == "x86_64" and FIRST <= jaxlib < BEYOND
             and jax.default_backend() == "cpu")
@@ -236,7 +247,7 @@ _as_plain = mlir.lower_fun(lambda a, b, what: what.plain(a, b), multiple_results
 def _on_cpu(ctx: mlir.LoweringRuleContext, a: Any, b: Any, what: _Convolution | _Product) -> Any:
     module = ctx.module_context
     alone = getattr(module.axis_context, "num_devices", 1) in (None, 1)  # XLA cannot split a call between devices
-    if not alone or module.lowering_parameters.for_export or not available():
+    if not alone or module.lowering_parameters.for_export or not _known():
         return _as_plain(ctx, a, b, what=what)
     call = jax.ffi.ffi_lowering(what.target, backend_config=json.dumps(what.config), api_version=2)
     return call(ctx, a, b)

@@ -111,6 +111,14 @@ def test_only_known_versions(version, known, monkeypatch):
     assert onednn.available.__wrapped__() == known
 
 
+def test_not_where_jaxlib_has_none(monkeypatch):
+    def refused(a, b):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such custom call")
+
+    monkeypatch.setattr(onednn, "product", refused)
+    assert not onednn.available.__wrapped__()
+
+
 def test_not_for_float64_nor_many_axes():
     problem = Problem("forward", (2, 3, 5, 5), (4, 3, 3, 3), ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1)))
     assert "onednn" in fitting(problem)
