@@ -12,7 +12,7 @@ trains with its auxiliary losses. A batch is on the device already, and always t
 
 Each net and framework runs in a process of its own, in turn, A B C A B C ..., since the machine's speed drifts and
 thread pools in one process disturb each other. What counts is the median of the ratios within a round, and their
-spread. Caches of compiled programs are empty, but for the warm start of jaffe, which follows a run of the same net.
+spread. Programs are compiled anew, but for a second start of jaffe, which finds those that the first stored.
 
 Where nothing is left out the tables are written to docs/performance.md.
 """

@@ -15,11 +15,13 @@ from benchmarks.job import Task
 ROOT = Path(__file__).parents[1]
 
 
-def run(task: Task, cache: str, *options: str) -> dict[str, Any]:
-    """What ``benchmarks.worker`` prints of the task. Programs that it compiles are kept in the folder ``cache``.
+def run(task: Task, cache: str, *options: str, stored: bool = False) -> dict[str, Any]:
+    """What ``benchmarks.worker`` prints of the task.
 
     Args:
+        cache: a folder for compiled programs.
         options: further ones of the worker.
+        stored: whether JAX uses the folder; jaffe then leaves oneDNN, whose programs cannot be stored.
 
     Raises:
         RuntimeError: it failed.
@@ -29,7 +31,7 @@ def run(task: Task, cache: str, *options: str) -> dict[str, Any]:
     if task.size:
         command.append(f"--size={task.size}")
     # As jaffe's command line has it: small programs are kept too.
-    caches = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": cache,
+    caches = {"JAX_ENABLE_COMPILATION_CACHE": str(stored).lower(), "JAX_COMPILATION_CACHE_DIR": cache,
               "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TORCHINDUCTOR_CACHE_DIR": cache}
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **caches}, capture_output=True, text=True)
     if done.returncode:
@@ -38,10 +40,11 @@ def run(task: Task, cache: str, *options: str) -> dict[str, Any]:
 
 
 def in_fresh_cache(task: Task, *options: str) -> dict[str, Any]:
-    """As ``run``, with an empty folder. Of jaffe's training also ``warm_s``: ``first_s`` of a second process, which
-    finds the programs of the first."""
+    """As ``run``, with an empty folder. Of jaffe's training also ``cold_s`` and ``warm_s``: ``first_s`` of a process
+    that stores its programs, and of one that finds them."""
     with tempfile.TemporaryDirectory() as cache:
         found = run(task, cache, *options)
         if task.framework == "jaffe" and task.mode == "train":
-            found["warm_s"] = run(task, cache, "--seconds=0")["first_s"]
+            found["cold_s"], found["warm_s"] = (
+                run(task, cache, "--seconds=0", stored=True)["first_s"] for _ in range(2))
         return found

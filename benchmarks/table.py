@@ -116,14 +116,15 @@ def starts(cases: Sequence[Case]) -> str:
     first = cases[0]
     warm = "jaffe" in first.frameworks
     head = ["net, batch", *(f"{TITLES[one]}, s" for one in first.frameworks)]
-    head += [f"{TITLES[one]} / jaffe" for one in first.others] + ["jaffe, warm cache, s", "warm / cold"] * warm
+    head += [f"{TITLES[one]} / jaffe" for one in first.others]
+    head += ["jaffe, stored, s", "found, s", "found / stored"] * warm
     rows: list[list[object]] = []
     for case in cases:
         row: list[object] = [case.title, *(case.spread(one, "first_s") for one in case.frameworks)]
         row += [case.ratio((one, "first_s"), ("jaffe", "first_s")) for one in case.others]
         if warm:
-            share = case.ratio(("jaffe", "warm_s"), ("jaffe", "first_s"))
-            row += [case.spread("jaffe", "warm_s"), f"{share.median:.0%}"]
+            share = case.ratio(("jaffe", "warm_s"), ("jaffe", "cold_s"))
+            row += [case.spread("jaffe", "cold_s"), case.spread("jaffe", "warm_s"), f"{share.median:.0%}"]
         rows.append(row)
     return markdown(head, rows)
 

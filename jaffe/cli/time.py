@@ -22,10 +22,12 @@ def time(
     from rich.console import Console
 
     from jaffe.compile import compile_net
+    from jaffe.compile.lowering import onednn
     from jaffe.train.timing import time_layers, time_net, timing_table
 
     use_device(device)
-    use_cache()
+    if not onednn.available():  # XLA cannot store programs that call it
+        use_cache()
     shapes = parse_shapes(inputs)
     net = compile_net(read_model(model), phase=phase, inputs=shapes, python_modules=python_modules)
     whole = time_net(net, iterations)

@@ -48,6 +48,7 @@ def train(
     python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Train a net. Without options: LeNet on handwritten digits."""
+    from jaffe.compile.lowering import onednn
     from jaffe.netdef.errors import JaffeError
     from jaffe.netdef.solverstate import is_solver_state
 
@@ -56,7 +57,8 @@ def train(
     if weights and snapshot and not is_solver_state(snapshot):
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
     use_device(device)
-    use_cache()
+    if not onednn.available():  # XLA cannot store programs that call it
+        use_cache()
     run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
         python_modules)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaffe.cli.cache import check_own, trim
+from jaffe.compile.lowering import onednn
 from tests.cli.test_cli import COMMAND
 
 TIME = [*COMMAND, "time", "--model", "logreg", "--iterations", "1"]
@@ -53,17 +54,31 @@ def entries(home: Path) -> dict[str, bytes]:
 
 
 def test_second_run_takes_the_programs_of_the_first(tmp_path: Path):
-    output, said = run(TIME, tmp_path)
+    assert run(PROGRAMS, tmp_path) == ("none\n", [])
+    assert stat.S_IMODE((tmp_path / "jaffe" / "xla").stat().st_mode) == 0o700
+    first = entries(tmp_path)
+    assert len(first) > 3  # small programs too
+    assert run(PROGRAMS, tmp_path) == ("all\n", [])
+    assert entries(tmp_path) == first
+
+
+def test_in_a_folder_of_the_users_choice(tmp_path: Path):
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    output, said = run(TIME, tmp_path, **kept)
     assert said == []
     assert compiled(output)
     assert "cache" not in compiled(output)
-    assert stat.S_IMODE((tmp_path / "jaffe" / "xla").stat().st_mode) == 0o700
-    first = entries(tmp_path)
-    assert len(first) > 10  # small programs too
-    output, said = run(TIME, tmp_path)
+    output, said = run(TIME, tmp_path, **kept)
     assert said == []
     assert compiled(output).endswith("s, from the cache.")
-    assert entries(tmp_path) == first
+
+
+@pytest.mark.skipif(not onednn.available(), reason="jaxlib's oneDNN is not used on this machine")
+def test_programs_that_call_onednn_are_not_kept(tmp_path: Path):
+    output, said = run(TIME, tmp_path)
+    assert said == []
+    assert "cache" not in compiled(output)
+    assert not (tmp_path / "jaffe" / "xla").exists()
 
 
 def test_what_fails_later_is_one_line(tmp_path: Path):

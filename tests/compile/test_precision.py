@@ -266,7 +266,8 @@ def test_all_products_are_of_bfloat16(whole):
             return net.loss({**whole.variables, "params": params}, whole.inputs, KEY)[0]
 
         jaxpr = jax.make_jaxpr(jax.grad(loss))(whole.variables["params"]).jaxpr
-        products = [eqn for eqn in equations(jaxpr) if eqn.primitive.name in ("dot_general", "conv_general_dilated")]
+        names = ("dot_general", "conv_general_dilated", "onednn")
+        products = [eqn for eqn in equations(jaxpr) if eqn.primitive.name in names]
         layers = [layer for layer in net.inferred.layers.values() if layer.arithmetic == "products"]
         assert len(products) >= 3 * len(layers) - 1  # the first has no gradient of its bottom
         for eqn in products:

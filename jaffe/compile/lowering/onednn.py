@@ -34,10 +34,15 @@ MOST_AXES = 3
 BLOCK = 16  # channels that oneDNN computes at once
 
 
-@cache
 def available() -> bool:
     """Whether programs of this process can call oneDNN: on the CPU, of this kind, with a version of jaxlib that is
-    known and was built with it."""
+    known and was built with it, and without JAX's persistent compilation cache: XLA cannot store such programs, and
+    does not say so (``MemoryError: std::bad_alloc``)."""
+    return _works() and not _stored()
+
+
+@cache
+def _works() -> bool:
     if not _known():
         return False
     try:
@@ -52,6 +57,12 @@ def _known() -> bool:
     jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:3] if part.isdigit())
     return (sys.platform == "linux" and platform.machine() == "x86_64" and FIRST <= jaxlib < BEYOND
             and jax.default_backend() == "cpu")
+
+
+def _stored() -> bool:
+    """Whether JAX stores the programs that are compiled now."""
+    settings = jax.config.values
+    return bool(settings["jax_enable_compilation_cache"] and settings["jax_compilation_cache_dir"])
 
 
 def forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry) -> jax.Array:
@@ -247,7 +258,7 @@ _as_plain = mlir.lower_fun(lambda a, b, what: what.plain(a, b), multiple_results
 def _on_cpu(ctx: mlir.LoweringRuleContext, a: Any, b: Any, what: _Convolution | _Product) -> Any:
     module = ctx.module_context
     alone = getattr(module.axis_context, "num_devices", 1) in (None, 1)  # XLA cannot split a call between devices
-    if not alone or module.lowering_parameters.for_export or not _known():
+    if not alone or module.lowering_parameters.for_export or not _known() or _stored():
         return _as_plain(ctx, a, b, what=what)
     call = jax.ffi.ffi_lowering(what.target, backend_config=json.dumps(what.config), api_version=2)
     return call(ctx, a, b)

@@ -108,7 +108,26 @@ def test_other_platforms_get_xlas_own():
                                                 ("0.12.1.dev3", True), ("0.13.0", False), ("1.0", False)])
 def test_only_known_versions(version, known, monkeypatch):
     monkeypatch.setattr(onednn, "version", lambda name: version)
-    assert onednn.available.__wrapped__() == known
+    assert onednn._works.__wrapped__() == known
+
+
+def test_not_where_programs_are_stored(monkeypatch, tmp_path):
+    """XLA reads memory as what it is not when it stores such a program."""
+    x, weight = arrays()
+    monkeypatch.setattr(onednn, "_stored", lambda: True)
+    assert not onednn.available()
+    assert not Lowering().onednn
+    assert calls(lambda x, w: onednn.forward(x, w, GEOMETRY), x, weight) == 0
+
+
+def test_stored_is_what_jax_does(tmp_path):
+    script = ("import jax; from jaffe.compile.lowering import onednn; found = [onednn.available()]\n"
+              "jax.config.update('jax_compilation_cache_dir', 'x'); found += [onednn.available()]\n"
+              "jax.config.update('jax_enable_compilation_cache', False); found += [onednn.available()]\nprint(found)")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=kept,
+                          cwd=tmp_path)
+    assert done.stdout == "[True, False, True]\n"
 
 
 def test_not_where_jaxlib_has_none(monkeypatch):
@@ -116,7 +135,7 @@ def test_not_where_jaxlib_has_none(monkeypatch):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such custom call")
 
     monkeypatch.setattr(onednn, "product", refused)
-    assert not onednn.available.__wrapped__()
+    assert not onednn._works.__wrapped__()
 
 
 def test_not_for_float64_nor_many_axes():
