@@ -47,7 +47,7 @@ def _works() -> bool:
         return False
     try:
         with jax.ensure_compile_time_eval():  # a net may be under way
-            one = jnp.eye(2)
+            one = jnp.eye(2, dtype=jnp.float32)
             return bool((product(one, one) == one).all())
     except jax.errors.JaxRuntimeError:
         return False
@@ -258,7 +258,9 @@ _as_plain = mlir.lower_fun(lambda a, b, what: what.plain(a, b), multiple_results
 def _on_cpu(ctx: mlir.LoweringRuleContext, a: Any, b: Any, what: _Convolution | _Product) -> Any:
     module = ctx.module_context
     alone = getattr(module.axis_context, "num_devices", 1) in (None, 1)  # XLA cannot split a call between devices
-    if not alone or module.lowering_parameters.for_export or not _known() or _stored():
+    operands: Sequence[Any] = ctx.avals_in
+    single = {aval.dtype for aval in operands} == {np.dtype("float32")}  # another ends the process
+    if not alone or not single or module.lowering_parameters.for_export or not _known() or _stored():
         return _as_plain(ctx, a, b, what=what)
     call = jax.ffi.ffi_lowering(what.target, backend_config=json.dumps(what.config), api_version=2)
     return call(ctx, a, b)

@@ -90,6 +90,16 @@ def test_product_and_its_gradients(transposed):
           jax.jvp(lambda x, w: x @ (w.T if transposed else w), (x, weight), tangents)[1])
 
 
+def test_float64_is_xlas_own():
+    """Also when it is the first that a process asks for."""
+    with jax.enable_x64(True):
+        assert onednn._works.__wrapped__()
+        a = jnp.asarray(RANDOM.normal(size=(3, 3)))
+        assert a.dtype == jnp.float64
+        assert calls(onednn.product, a, a) == 0
+        np.testing.assert_allclose(onednn.product(a, a), a @ a, rtol=1e-12)
+
+
 def test_exported_programs_have_no_call():
     x, weight = arrays()
     exported = jax.export.export(jax.jit(tuned))(x, weight)
