@@ -46,7 +46,7 @@ def check(filler: FillerParameter, shape: Shape) -> None:
         raise ValueError("a positive_unitball filler needs a blob with axes; found a scalar")
 
 
-MOST_ROUNDED = 2**22
+MOST_ROUNDED = 2**22  # values; of more, too many would be drawn in vain
 
 
 def _draw(draw: Callable[..., jax.Array], key: Key, shape: Shape, dtype: Dtype, *limits: float) -> jax.Array:

@@ -40,6 +40,14 @@ def test_mean_and_variance(text, mean, variance):
     assert values.var() == pytest.approx(variance, rel=5 * np.sqrt(20 / values.size))
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (5,), (8,), (3, 5, 7)])
+def test_rounding_draws_the_same_numbers(shape):
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        make("type: 'uniform' min: -1 max: 3", shape), jax.random.uniform(key, shape, minval=-1, maxval=3))
+    np.testing.assert_array_equal(make("type: 'gaussian' std: 1", shape), jax.random.normal(key, shape))
+
+
 def test_xavier_is_uniform():
     values = make("type: 'xavier'")
     bound = np.sqrt(3 / 1400)

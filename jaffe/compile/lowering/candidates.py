@@ -242,12 +242,21 @@ def _xla(p: Problem) -> bool:
     return g.spatial > 0 and not (p.which == "input" and any(k == s == 2 and d == 1 and any(b) for k, s, b, d in axes))
 
 
+def _calls_onednn(p: Problem) -> bool:
+    return p.dtype == "float32" and onednn.available()
+
+
 def _onednn(p: Problem) -> bool:
-    return onednn.available() and p.dtype == "float32" and 0 < p.geometry.spatial <= onednn.MOST_AXES
+    return 0 < p.geometry.spatial <= onednn.MOST_AXES and _calls_onednn(p)
 
 
 def _onednn_product(p: Problem) -> bool:
-    return onednn.available() and p.dtype == "float32" and _one_group(p)
+    return _one_group(p) and _calls_onednn(p)
+
+
+def _onednn_weight(p: Problem) -> bool:
+    """Of one group, the channels are one more axis."""
+    return _onednn(p) and (_each_channel(p) or (_one_group(p) and p.geometry.spatial < onednn.MOST_AXES))
 
 
 class _Way(NamedTuple):
@@ -301,7 +310,7 @@ _INPUT: dict[str, Candidate] = {
     **{name: _turned(_WAYS[name]) for name in ("im2col", "rows", "shifted", "winograd2", "winograd4", "fourier")},
     "onednn": Candidate(onednn.input_gradient, _onednn, _spread_out),
     "blocks+onednn": Candidate(
-        partial(strided.input_gradient, inner=onednn.input_gradient), lambda p: _onednn(p) and _by_blocks(p),
+        partial(strided.input_gradient, inner=onednn.input_gradient), lambda p: _by_blocks(p) and _onednn(p),
         _through_blocks(_direct)),
     "onednn+spread": Candidate(partial(conv_patches.spread, product=onednn.product), _onednn_product, _spread),
 }
@@ -312,13 +321,10 @@ _FORWARD = {name: Candidate(way.forward, way.fits, way.work) for name, way in _W
         _im2col),
 }
 _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAYS.items()} | {
-    "onednn": Candidate(
-        onednn.weight_gradient,
-        lambda p: _onednn(p) and (_each_channel(p) or (_one_group(p) and p.geometry.spatial < onednn.MOST_AXES)),
-        _direct),
+    "onednn": Candidate(onednn.weight_gradient, _onednn_weight, _direct),
     "blocks+onednn": Candidate(
-        partial(strided.weight_gradient, inner=onednn.weight_gradient),
-        lambda p: _onednn(p) and _by_blocks(p) and p.geometry.spatial < onednn.MOST_AXES, _through_blocks(_direct)),
+        partial(strided.weight_gradient, inner=onednn.weight_gradient), lambda p: _by_blocks(p) and _onednn_weight(p),
+        _through_blocks(_direct)),
     "onednn+im2col": Candidate(
         partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
         _onednn_product, _im2col),

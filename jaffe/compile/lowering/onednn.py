@@ -1,7 +1,7 @@
 """oneDNN's convolution and matrix product, which jaxlib brings along and XLA:CPU runs as custom calls.
 
 XLA has these targets for its own rewriting, which is off by default; their settings are the JSON of a protobuf message
-(``xla/backends/cpu/onednn_config.proto``) and no stable interface: a wrong one ends the process. So they are used with
+(``xla/service/cpu/onednn_config.proto``) and no stable interface: a wrong one ends the process. So they are used with
 the versions of jaxlib that were tried, and only where a program is compiled for the CPU at hand: wherever else, and in
 exported programs, XLA's own operations take their place.
 """
@@ -35,9 +35,11 @@ BLOCK = 16  # channels that oneDNN computes at once
 
 
 def available() -> bool:
-    """Whether programs of this process can call oneDNN: on the CPU, of this kind, with a version of jaxlib that is
-    known and was built with it, and without JAX's persistent compilation cache: XLA cannot store such programs, and
-    does not say so (``MemoryError: std::bad_alloc``)."""
+    """Whether the programs that are compiled now can call oneDNN.
+
+    On a CPU of this kind, with a version of jaxlib that is known and was built with it, and without JAX's persistent
+    compilation cache: XLA cannot store such programs, and fails with ``MemoryError: std::bad_alloc``.
+    """
     return _works() and not _stored()
 
 
