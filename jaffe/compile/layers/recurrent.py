@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaffe.compile.fillers import constant
 from jaffe.compile.layer import Array, Context, Layer, Shape, Weight, built_in
 from jaffe.compile.lowering import Lowering, product
+from jaffe.compile.lowering.gates import lstm_unit, tuned_lstm_unit
 from jaffe.compile.lowering.recurrence import Hidden, recur
 
 
@@ -88,6 +88,10 @@ class Recurrent(Layer):
         """
         raise NotImplementedError
 
+    def tuned_step(self, hidden: Hidden, product: Array, cont: Array) -> Hidden:
+        """``step`` as it is fast on the CPU; perhaps without a forward-mode derivative."""
+        return self.step(hidden, product, cont)
+
     def apply_with_state(
         self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
     ) -> tuple[Sequence[Array], dict[str, Array]]:
@@ -102,7 +106,9 @@ class Recurrent(Layer):
         keep = (lambda value: value) if self.p.hidden_gradient else lax.stop_gradient
         start = tuple(keep(value)[0].astype(products.dtype) for value in first)
         recurrent = weights["hidden_weight"].T
-        last, steps = recur(self.step, start, products, cont, recurrent, x.dtype, ctx.lowering)
+        tuned = ctx.lowering.on_cpu and not ctx.lowering.plain
+        step = self.tuned_step if tuned else self.step
+        last, steps = recur(step, start, products, cont, recurrent, x.dtype, ctx.lowering)
         after = [keep(value)[None] for value in last]
         output = self.output(weights, steps, multiply)
         if self.exposed:
@@ -155,13 +161,6 @@ def _product(x: Array, weight: Array, dtype: Any, lowering: Lowering) -> Array:
     return product(x.astype(dtype), weight.astype(dtype), lowering, transposed=True)
 
 
-def _lstm_unit(c: Array, gates: Array, cont: Array) -> tuple[Array, Array]:
-    """The next c and h. A new sequence starts from c = 0."""
-    i, f, o, g = jnp.split(gates, 4, axis=-1)
-    c = cont * jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
-
-
 @built_in("LSTM")
 class LSTM(Recurrent):
     """Long short-term memory, without peepholes: for t = 1 ... T
@@ -183,7 +182,11 @@ class LSTM(Recurrent):
     gates = 4
 
     def step(self, hidden: Hidden, product: Array, cont: Array) -> Hidden:
-        c, h = _lstm_unit(hidden[1], product, cont)
+        c, h = lstm_unit(hidden[1], product, cont)
+        return h, c
+
+    def tuned_step(self, hidden: Hidden, product: Array, cont: Array) -> Hidden:
+        c, h = tuned_lstm_unit(hidden[1], product, cont)
         return h, c
 
     def step_flops(self) -> int:
@@ -249,7 +252,7 @@ class LSTMUnit(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         c, gates, cont = bottoms
-        return _lstm_unit(c, gates, lax.stop_gradient(cont)[..., None])
+        return lstm_unit(c, gates, lax.stop_gradient(cont)[..., None])
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 10 * math.prod(tops[0])

@@ -121,6 +121,7 @@ def _sizes(p: Problem) -> tuple[float, float, float]:
 
 # XLA:CPU computes grouped convolutions in scalar loops: depthwise ones at 0.4 operations a nanosecond, others at 100.
 GROUPED = 200
+MOST_ONEHOT = 100  # values of a patch, as many operations each
 
 
 def _direct(p: Problem) -> Work:
@@ -192,6 +193,11 @@ def _spread_out(p: Problem) -> Work:
     return Work(2.0 * x * p.taps * p.weight[0] / p.geometry.group, x + weight + spread, added)
 
 
+def _onehot(p: Problem) -> Work:
+    x, weight, out = _sizes(p)
+    return Work(p.products + 2.0 * p.patches * p.x[1] * p.taps, x + weight + out + 2 * p.patches, 0)
+
+
 def _through_blocks(work: Callable[[Problem], Work]) -> Callable[[Problem], Work]:
     def whole(p: Problem) -> Work:
         found = work(_blocks_inner(p))
@@ -252,6 +258,10 @@ def _onednn(p: Problem) -> bool:
 
 def _onednn_product(p: Problem) -> bool:
     return _one_group(p) and _calls_onednn(p)
+
+
+def _few_values(p: Problem) -> bool:
+    return _several_taps(p) and _onednn(p) and p.x[1] * p.taps <= MOST_ONEHOT
 
 
 def _onednn_weight(p: Problem) -> bool:
@@ -328,6 +338,7 @@ _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAY
     "onednn+im2col": Candidate(
         partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
         _onednn_product, _im2col),
+    "onednn+onehot": Candidate(onednn.weight_gradient_by_onehot, _few_values, _onehot),
 }
 
 

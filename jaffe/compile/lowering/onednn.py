@@ -9,6 +9,7 @@ exported programs, XLA's own operations take their place.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from jaffe.compile.lowering.layout import channels_first, channels_last, kernel_
 FIRST, BEYOND = (0, 10, 2), (0, 13)  # versions of jaxlib, of which those at both ends were tried
 MOST_AXES = 3
 BLOCK = 16  # channels that oneDNN computes at once
+SEVERAL_ROWS, MANY_ROWS, MANY_PRODUCTS, LARGE_WEIGHT = 8, 64, 2**24, 2**21  # of matrices, see product_where_it_pays
 
 
 def available() -> bool:
@@ -108,6 +110,19 @@ def weight_gradient(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, k
     return kernel_first(_call(cells, taps, what=call)[0])
 
 
+def weight_gradient_by_onehot(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
+) -> jax.Array:
+    """A product of the output's gradient with the patches, which are a convolution with a kernel for each of their
+    values: 1 there, else 0. For images of one or a few channels that is faster than slices put side by side. One group.
+    """
+    channels, outputs = x.shape[1], gradient.shape[1]
+    count = channels * math.prod(kernel)
+    patches = channels_last(forward(x, jnp.eye(count, dtype=x.dtype).reshape(count, channels, *kernel), geometry))
+    rows = channels_last(gradient).reshape(-1, outputs)
+    return product(rows, patches.reshape(-1, count), (True, False)).reshape(outputs, channels, *kernel)
+
+
 def _weight_backwards(
     x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
 ) -> jax.Array:
@@ -144,6 +159,26 @@ def _weight_pads(
 def product(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:
     """(M, K) @ (K, N) -> (M, N) in float32; of those that are ``transposed``, (K, M) and (N, K)."""
     return _call(a, b, what=_Product(transposed))
+
+
+def xla_product(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:
+    """``product`` as XLA's own operation, of any dtype."""
+    return _Product(transposed).plain(a, b)
+
+
+def product_where_it_pays(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:
+    """``product``, or XLA's where that is faster, as it is for small matrices and few rows; its gradients likewise.
+
+    A call costs some 10 us, and a large weight is read faster by oneDNN if its rows are outputs, or it is the result
+    (``python -m benchmarks.operations``).
+    """
+    (m, k), n = (a.shape[::-1] if transposed[0] else a.shape), b.shape[0 if transposed[1] else 1]
+    rows = k if transposed[0] else m
+    if rows >= MANY_ROWS and m * k * n >= MANY_PRODUCTS:
+        pays = True
+    else:
+        pays = m * k * n > rows * LARGE_WEIGHT and (transposed[1] or (transposed[0] and rows >= SEVERAL_ROWS))
+    return (product if pays else xla_product)(a, b, transposed)
 
 
 def _cut(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:
@@ -222,11 +257,15 @@ class _Product:
 
     def by_first(self, back: jax.Array, a: Any, b: jax.Array) -> jax.Array:
         first, second = self.transposed
-        return product(b, back, (second, True)) if first else product(back, b, (False, not second))
+        if first:
+            return product_where_it_pays(b, back, (second, True))
+        return product_where_it_pays(back, b, (False, not second))
 
     def by_second(self, back: jax.Array, a: jax.Array, b: Any) -> jax.Array:
         first, second = self.transposed
-        return product(back, a, (True, first)) if second else product(a, back, (not first, False))
+        if second:
+            return product_where_it_pays(back, a, (True, first))
+        return product_where_it_pays(a, back, (not first, False))
 
 
 @partial(jax.jit, static_argnames="what", inline=True)
