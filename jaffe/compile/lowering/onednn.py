@@ -174,7 +174,9 @@ def product_where_it_pays(a: jax.Array, b: jax.Array, transposed: tuple[bool, bo
     """
     (m, k), n = (a.shape[::-1] if transposed[0] else a.shape), b.shape[0 if transposed[1] else 1]
     rows = k if transposed[0] else m
-    if rows >= MANY_ROWS and m * k * n >= MANY_PRODUCTS:
+    if not all(isinstance(size, int) for size in (m, k, n)):  # to be exported
+        pays = False
+    elif rows >= MANY_ROWS and m * k * n >= MANY_PRODUCTS:
         pays = True
     else:
         pays = m * k * n > rows * LARGE_WEIGHT and (transposed[1] or (transposed[0] and rows >= SEVERAL_ROWS))

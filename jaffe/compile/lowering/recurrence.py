@@ -48,7 +48,7 @@ def _loop(
     """``parts``: into how many chains the batch is cut, which know nothing of each other."""
 
     def cut(x: jax.Array) -> list[jax.Array]:
-        return jnp.split(x, parts)
+        return jnp.split(x, parts) if parts > 1 else [x]  # of any number, in an export
 
     def one(hidden: Hidden, product: jax.Array, going_on: jax.Array) -> Hidden:
         kept = (going_on * hidden[0], *hidden[1:])
