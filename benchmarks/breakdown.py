@@ -36,8 +36,7 @@ def breakdown(name: str) -> str:
     """A table of one net."""
     run = training(Task("jaffe", "", name, "train", NETS[name].batch))
     program = run.update.lower(run.state, None, run.inputs).compile()
-    scopes = {found[1]: (found[3], bool(found[2])) for found in map(SCOPE.search, program.as_text().splitlines())
-              if found}
+    scopes = scopes_of(program.as_text())
     state = run.state
     for _ in range(WARM):
         state, metrics = program(state, None, run.inputs)
@@ -49,6 +48,12 @@ def breakdown(name: str) -> str:
                 jax.block_until_ready(metrics)
         times = by_operation(Path(folder))
     return table(run.net, times, scopes)
+
+
+def scopes_of(program: str) -> dict[str, tuple[str, bool]]:
+    """Of each operation in a program's text, if it is inside of a layer: the layer, and whether it is on the way back.
+    """
+    return {found[1]: (found[3], bool(found[2])) for found in map(SCOPE.search, program.splitlines()) if found}
 
 
 def by_operation(folder: Path) -> Counter[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import breakdown
 from benchmarks.__main__ import PAGE
 from benchmarks.growth import steepest
 from benchmarks.nets import NETS
 from benchmarks.table import Case, Spread, number, replaced, report, speeds
-from jaffe import zoo
+from jaffe import compile_net, zoo
 
 
 def case(net: str, jaffe: list[float], torch: list[float], mode: str = "train") -> Case:
@@ -82,3 +83,21 @@ def test_nets_are_those_of_the_zoo(name: str):
         assert (own.batch_size, own.channels, own.height, own.width) == made.shape
         assert labels.shape == (2,)
     assert labels.max() < NETS[name].classes
+
+
+def test_breakdown_by_layer_type():
+    program = """\
+  %onednn.1 = f32[5]{0} custom-call(%a), metadata={op_name="jit(step)/jvp(conv1)/onednn" stack_frame_id=1}, more="x"
+  %copy.2 = f32[5]{0} copy(%onednn.1), metadata={op_name="jit(step)/transpose(jvp(conv2))/transpose"}
+  ROOT %onednn.3 = f32[5]{0} custom-call(%a), metadata={op_name="jit(step)/transpose(jvp(conv2))/onednn"}
+  %add.4 = f32[5]{0} add(%a, %b), metadata={op_name="jit(step)/add"}
+"""
+    scopes = breakdown.scopes_of(program)
+    assert scopes == {"onednn.1": ("conv1", False), "copy.2": ("conv2", True), "onednn.3": ("conv2", True)}
+    times = {"onednn.1": 1.0, "copy.2": 0.25, "onednn.3": 2.0, "add.4": 0.5}
+    assert breakdown.table(compile_net(zoo.lenet(batch=1), phase="TRAIN"), times, scopes) == """\
+| ms a step | forward, products | forward, around | backward, products | backward, around | all |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| Convolution | 1.00 |  | 2.00 | 0.250 | 3.25 |
+| outside |  | 0.500 |  |  | 0.500 |
+| all | 1.00 | 0.500 | 2.00 | 0.250 | 3.75 |"""
