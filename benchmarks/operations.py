@@ -1,5 +1,4 @@
-"""Times single operations: XLA's own and jaffe's, XLA's products and oneDNN's, and a product with and without kept
-memory.
+"""Times single operations, forward and backward: XLA's own and jaffe's, and a product with and without kept memory.
 
     python -m benchmarks.operations
 
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +23,13 @@ import jaffe  # noqa: F401  keeps memory, unless the environment says otherwise
 from benchmarks.__main__ import PAGE
 from benchmarks.process import ROOT
 from benchmarks.table import number, replaced
-from jaffe.compile.lowering import Lowering, onednn
+from jaffe.compile.lowering import Lowering
 from jaffe.compile.lowering.batch_statistics import normalise_batch
 from jaffe.compile.lowering.pooling import PoolGeometry, average_pool, max_pool
 from jaffe.compile.lowering.response import normalise_response
 
 Call = Callable[[jax.Array, Lowering], jax.Array]
 ROUNDS = 15
-WEIGHTS = ((500, 10), (800, 500), (1024, 1000), (4096, 1000), (9216, 4096))  # inputs, outputs
-ROWS = (1, 16, 64)
 
 
 def window(stride: int, pad: int = 0) -> PoolGeometry:
@@ -85,17 +81,6 @@ def both_ways(shape: tuple[int, ...], call: Call) -> tuple[list[float], list[flo
     return plain, chosen
 
 
-def products(inputs: int, outputs: int, rows: int) -> list[float]:
-    """Milliseconds of an inner product, of its input's gradient and of its weight's: each by XLA and by oneDNN."""
-    x, back, weight = (jnp.ones(shape) for shape in ((rows, inputs), (rows, outputs), (outputs, inputs)))
-    functions: list[Callable[[], object]] = []
-    for a, b, transposed in ((x, weight, (False, True)), (back, weight, (False, False)), (back, x, (True, False))):
-        for call in (onednn.xla_product, onednn.product):
-            program = jax.jit(partial(call, transposed=transposed))
-            functions.append(partial(program, a, b))
-    return [statistics.median(times) for times in milliseconds(functions)]
-
-
 def product() -> float:
     """Milliseconds of an inner product's weight gradient, 151 MB that are returned at every call."""
     x, gradient = jnp.ones((16, 9216)), jnp.ones((16, 4096))
@@ -122,13 +107,6 @@ def main() -> None:
         plain, chosen = (statistics.median(times) for times in both_ways(shape, call))
         lines.append(f"| {name} | {'x'.join(map(str, shape))} | {number(plain)} | {number(chosen)} |")
         print(lines[-1], flush=True)
-    table = ["| weight | rows | output | input's gradient | weight's gradient |", "|---|---:|---:|---:|---:|"]
-    for inputs, outputs in WEIGHTS:
-        for rows in ROWS:
-            times = [number(one) for one in products(inputs, outputs, rows)]
-            pairs = " | ".join(f"{xla} / {onednn}" for xla, onednn in zip(times[::2], times[1::2], strict=True))
-            table.append(f"| {outputs}x{inputs} | {rows} | {pairs} |")
-            print(table[-1], flush=True)
     kept, given_back = [], []
     for _ in range(3):
         kept.append(in_process())
@@ -137,7 +115,6 @@ def main() -> None:
     memory = f"Memory given back {fresh} ms, kept {again} ms (medians of three processes each)."
     print(memory)
     page = replaced(PAGE.read_text(), "operations", "\n".join(lines) + "\n")
-    page = replaced(page, "products", "\n".join(table) + "\n")
     PAGE.write_text(replaced(page, "kept memory", memory + "\n"))
 
 

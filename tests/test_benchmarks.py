@@ -101,3 +101,9 @@ def test_breakdown_by_layer_type():
 | Convolution | 1.00 |  | 2.00 | 0.250 | 3.25 |
 | outside |  | 0.500 |  |  | 0.500 |
 | all | 1.00 | 0.500 | 2.00 | 0.250 | 3.75 |"""
+
+
+def test_time_side_by_side_is_shared():
+    events = [(0.0, 4.0, "a"), (1.0, 3.0, "b"), (1.0, 3.0, "b"), (5.0, 6.0, "c")]
+    found = breakdown.shared(events)
+    assert found == pytest.approx({"a": 2 + 2 / 3, "b": 4 / 3, "c": 1})

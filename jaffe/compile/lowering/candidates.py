@@ -193,6 +193,12 @@ def _spread_out(p: Problem) -> Work:
     return Work(2.0 * x * p.taps * p.weight[0] / p.geometry.group, x + weight + spread, added)
 
 
+def _direct_weight(p: Problem) -> Work:
+    """oneDNN computes as much for few channels as for a block of them."""
+    channels = p.x[1] if p.geometry.group == 1 else onednn.BLOCK
+    return _direct(p)._replace(products=p.products * max(1.0, onednn.BLOCK / channels))
+
+
 def _onehot(p: Problem) -> Work:
     x, weight, out = _sizes(p)
     return Work(p.products + 2.0 * p.patches * p.x[1] * p.taps, x + weight + out + 2 * p.patches, 0)
@@ -331,10 +337,10 @@ _FORWARD = {name: Candidate(way.forward, way.fits, way.work) for name, way in _W
         _im2col),
 }
 _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAYS.items()} | {
-    "onednn": Candidate(onednn.weight_gradient, _onednn_weight, _direct),
+    "onednn": Candidate(onednn.weight_gradient, _onednn_weight, _direct_weight),
     "blocks+onednn": Candidate(
         partial(strided.weight_gradient, inner=onednn.weight_gradient), lambda p: _by_blocks(p) and _onednn_weight(p),
-        _through_blocks(_direct)),
+        _through_blocks(_direct_weight)),
     "onednn+im2col": Candidate(
         partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
         _onednn_product, _im2col),

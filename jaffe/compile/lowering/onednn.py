@@ -33,7 +33,6 @@ from jaffe.compile.lowering.layout import channels_first, channels_last, kernel_
 FIRST, BEYOND = (0, 10, 2), (0, 13)  # versions of jaxlib, of which those at both ends were tried
 MOST_AXES = 3
 BLOCK = 16  # channels that oneDNN computes at once
-SEVERAL_ROWS, MANY_ROWS, MANY_PRODUCTS, LARGE_WEIGHT = 8, 64, 2**24, 2**21  # of matrices, see product_where_it_pays
 
 
 def available() -> bool:
@@ -161,28 +160,6 @@ def product(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, 
     return _call(a, b, what=_Product(transposed))
 
 
-def xla_product(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:
-    """``product`` as XLA's own operation, of any dtype."""
-    return _Product(transposed).plain(a, b)
-
-
-def product_where_it_pays(a: jax.Array, b: jax.Array, transposed: tuple[bool, bool] = (False, False)) -> jax.Array:
-    """``product``, or XLA's where that is faster, as it is for small matrices and few rows; its gradients likewise.
-
-    A call costs some 10 us, and a large weight is read faster by oneDNN if its rows are outputs, or it is the result
-    (``python -m benchmarks.operations``).
-    """
-    (m, k), n = (a.shape[::-1] if transposed[0] else a.shape), b.shape[0 if transposed[1] else 1]
-    rows = k if transposed[0] else m
-    if not all(isinstance(size, int) for size in (m, k, n)):  # to be exported
-        pays = False
-    elif rows >= MANY_ROWS and m * k * n >= MANY_PRODUCTS:
-        pays = True
-    else:
-        pays = m * k * n > rows * LARGE_WEIGHT and (transposed[1] or (transposed[0] and rows >= SEVERAL_ROWS))
-    return (product if pays else xla_product)(a, b, transposed)
-
-
 def _cut(x: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:
     """x, channels last, without what negative pads take away: oneDNN knows none."""
     taken = [(0, 0, 0), *((min(before, 0), min(after, 0), 0) for before, after in pads), (0, 0, 0)]
@@ -259,15 +236,11 @@ class _Product:
 
     def by_first(self, back: jax.Array, a: Any, b: jax.Array) -> jax.Array:
         first, second = self.transposed
-        if first:
-            return product_where_it_pays(b, back, (second, True))
-        return product_where_it_pays(back, b, (False, not second))
+        return product(b, back, (second, True)) if first else product(back, b, (False, not second))
 
     def by_second(self, back: jax.Array, a: jax.Array, b: Any) -> jax.Array:
         first, second = self.transposed
-        if second:
-            return product_where_it_pays(back, a, (True, first))
-        return product_where_it_pays(a, back, (not first, False))
+        return product(back, a, (True, first)) if second else product(a, back, (not first, False))
 
 
 @partial(jax.jit, static_argnames="what", inline=True)

@@ -15,11 +15,11 @@ def product(x: jax.Array, weight: jax.Array, lowering: Lowering, transposed: boo
     if not lowering.onednn or {x.dtype, weight.dtype} != {jnp.dtype("float32")}:
         return x @ (weight.T if transposed else weight)
     rows = x.reshape(-1, x.shape[-1])
-    return onednn.product_where_it_pays(rows, weight, (False, transposed)).reshape(*x.shape[:-1], -1)
+    return onednn.product(rows, weight, (False, transposed)).reshape(*x.shape[:-1], -1)
 
 
 def product_over_rows(a: jax.Array, b: jax.Array, lowering: Lowering) -> jax.Array:
     """``A^T B``: (rows, M) and (rows, N) -> (M, N), added up in float32 at least."""
     if not lowering.onednn or {a.dtype, b.dtype} != {jnp.dtype("float32")}:
         return lax.dot(a.T, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
-    return onednn.product_where_it_pays(a, b, (True, False))
+    return onednn.product(a, b, (True, False))
