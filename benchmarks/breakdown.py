@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.__main__ import PAGE
-from benchmarks.job import Task
+from benchmarks.job import Stopwatch, Task
 from benchmarks.nets import NETS
 from benchmarks.run_jaffe import training
 from benchmarks.table import markdown, number, replaced
@@ -35,7 +35,7 @@ CALL = re.compile("onednn|ynn|^dot|^convolution")
 
 def breakdown(name: str) -> str:
     """A table of one net."""
-    run = training(Task("jaffe", "", name, "train", NETS[name].batch))
+    run = training(Task("jaffe", "", name, "train", NETS[name].batch), Stopwatch(), Stopwatch())
     program = run.update.lower(run.state, None, run.inputs).compile()
     scopes = scopes_of(program.as_text())
     state = run.state
@@ -87,7 +87,7 @@ def shared(events: Iterable[tuple[float, float, str]]) -> Counter[str]:
 
 
 def table(net: CompiledNet, times: Mapping[str, float], scopes: Mapping[str, tuple[str, bool]]) -> str:
-    """Rows by layer type; the last has what is outside of the layers: the update, and losses added up."""
+    """Rows by layer type, those that take most first; *outside* is what no layer does: the update, and its checks."""
     types = {node.name.replace("/", "."): node.type for node in net.graph.nodes}
     cells: Counter[tuple[str, str]] = Counter()
     for operation, ms in times.items():

@@ -32,24 +32,23 @@ class Training:
     inputs: dict[str, jax.Array]
 
 
-def compiled(task: Task) -> tuple[CompiledNet, dict[str, jax.Array]]:
-    """The net, to infer as ``deploy`` makes it, without losses and labels; and its inputs."""
+def compiled(task: Task, built: Stopwatch) -> tuple[CompiledNet, dict[str, jax.Array]]:
+    """The net, to infer as ``deploy`` makes it, without losses and labels; and its inputs, which are not timed."""
     data, label = task.data()
     spec = getattr(zoo, task.net)(batch=task.batch)
-    if task.mode == "infer":
-        spec = deploy(spec, batch=task.batch)
-    net = compile_net(spec, phase="TRAIN" if task.mode == "train" else "TEST", inputs={"data": data.shape},
-                      precision=task.precision)
+    with built:
+        if task.mode == "infer":
+            spec = deploy(spec, batch=task.batch)
+        net = compile_net(spec, phase="TRAIN" if task.mode == "train" else "TEST", inputs={"data": data.shape},
+                          precision=task.precision)
     # An LSTM goes on where the batch before ended, as in Caffe.
     values = {"data": data, "label": label, "cont": jnp.ones(data.shape[:2])}
     return net, {name: jnp.asarray(values[name], jnp.float32) for name in net.inputs}
 
 
-def training(task: Task, built: Stopwatch | None = None, drawn: Stopwatch | None = None) -> Training:
+def training(task: Task, built: Stopwatch, drawn: Stopwatch) -> Training:
     """What trains; how long it takes to make it, and to draw the weights, goes to the watches."""
-    built, drawn = built or Stopwatch(), drawn or Stopwatch()
-    with built:
-        net, inputs = compiled(task)
+    net, inputs = compiled(task, built)
     with drawn:
         variables = jax.block_until_ready(net.init(jax.random.key(0)))
     with built:
@@ -65,8 +64,7 @@ def prepare(task: Task) -> Job:
 
 
 def _inference(task: Task, built: Stopwatch, drawn: Stopwatch) -> Job:
-    with built:
-        net, inputs = compiled(task)
+    net, inputs = compiled(task, built)
     with drawn:
         variables = any_weights(jax.eval_shape(net.init, jax.random.key(0)))
     apply = jax.jit(lambda variables, inputs: net.apply(variables, inputs)[0])

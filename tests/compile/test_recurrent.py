@@ -65,11 +65,10 @@ def test_against_a_loop(name: str):
     weights = arrays(variables["params"]["l"])
     expected = loop(weights, given["x"], given["cont"], given.get("s"), *hidden[:count])
     outputs, state = net.apply(variables, inputs)
-    # Sums of terms around 1, each rounded to 6e-8, may cancel.
-    np.testing.assert_allclose(outputs["t"], expected[0], rtol=2e-6, atol=3e-7)
+    np.testing.assert_allclose(outputs["t"], expected[0], rtol=2e-6, atol=1e-7)
     for key, value in zip(("h", "c"), expected[1:], strict=False):
         found = outputs[f"{key}T"] if "gradient" in name else state["l"][key]
-        np.testing.assert_allclose(found, value[None], rtol=2e-6, atol=3e-7)
+        np.testing.assert_allclose(found, value[None], rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["lstm_static", "rnn"])

@@ -336,15 +336,17 @@ _FORWARD = {name: Candidate(way.forward, way.fits, way.work) for name, way in _W
         partial(conv_patches.im2col, product=partial(onednn.product, transposed=(False, True))), _onednn_product,
         _im2col),
 }
+_onednn_over_rows = partial(onednn.product, transposed=(True, False))
 _WEIGHT = {name: Candidate(way.weight, way.fits, way.work) for name, way in _WAYS.items()} | {
     "onednn": Candidate(onednn.weight_gradient, _onednn_weight, _direct_weight),
     "blocks+onednn": Candidate(
         partial(strided.weight_gradient, inner=onednn.weight_gradient), lambda p: _by_blocks(p) and _onednn_weight(p),
         _through_blocks(_direct_weight)),
     "onednn+im2col": Candidate(
-        partial(conv_patches.im2col_weight, product=partial(onednn.product, transposed=(True, False))),
-        _onednn_product, _im2col),
-    "onednn+onehot": Candidate(onednn.weight_gradient_by_onehot, _few_values, _onehot),
+        partial(conv_patches.im2col_weight, product=_onednn_over_rows), _onednn_product, _im2col),
+    "onednn+onehot": Candidate(
+        partial(conv_patches.onehot_weight, convolution=onednn.forward, product=_onednn_over_rows), _few_values,
+        _onehot),
 }
 
 

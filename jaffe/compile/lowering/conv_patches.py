@@ -104,6 +104,20 @@ def im2col_weight(
     return _weights(_over_cells(gradient, patches, product), kernel)
 
 
+def onehot_weight(
+    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int],
+    convolution: Callable[[jax.Array, jax.Array, ConvGeometry], jax.Array], product: Product = over_rows,
+) -> jax.Array:
+    """As ``im2col_weight``, with patches by a convolution with a kernel for each of their values: 1 there, else 0.
+
+    For images of one or a few channels that is faster than slices put side by side.
+    """
+    channels, count = x.shape[1], x.shape[1] * math.prod(kernel)
+    onehot = jnp.moveaxis(jnp.eye(count, dtype=x.dtype).reshape(count, *kernel, channels), -1, 1)
+    patches = channels_last(convolution(x, onehot, geometry))
+    return _weights(_over_cells(gradient, patches, product), kernel)
+
+
 def rows_weight(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]) -> jax.Array:
     """The weight's gradient: a product for each tap of the axes before the last."""
     parts = [_over_cells(gradient, part) for _, part in _rows(padded(x, geometry), kernel, geometry)]

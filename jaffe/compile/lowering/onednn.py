@@ -9,7 +9,6 @@ exported programs, XLA's own operations take their place.
 from __future__ import annotations
 
 import json
-import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -107,19 +106,6 @@ def weight_gradient(x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, k
     taps = jnp.moveaxis(gradient, 0, -2)[..., None, :, :]  # (out..., 1, N, O)
     call = _Convolution((*geometry.dilation, 1), (*_positive(pads), (0, 0)), (*geometry.stride, 1), 1, "spatial first")
     return kernel_first(_call(cells, taps, what=call)[0])
-
-
-def weight_gradient_by_onehot(
-    x: jax.Array, gradient: jax.Array, geometry: ConvGeometry, kernel: Sequence[int]
-) -> jax.Array:
-    """A product of the output's gradient with the patches, which are a convolution with a kernel for each of their
-    values: 1 there, else 0. For images of one or a few channels that is faster than slices put side by side. One group.
-    """
-    channels, outputs = x.shape[1], gradient.shape[1]
-    count = channels * math.prod(kernel)
-    patches = channels_last(forward(x, jnp.eye(count, dtype=x.dtype).reshape(count, channels, *kernel), geometry))
-    rows = channels_last(gradient).reshape(-1, outputs)
-    return product(rows, patches.reshape(-1, count), (True, False)).reshape(outputs, channels, *kernel)
 
 
 def _weight_backwards(

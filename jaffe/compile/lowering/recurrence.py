@@ -95,8 +95,7 @@ def _tuned_loop(
 
 def _parts(start: Hidden, lowering: Lowering) -> int:
     """XLA:CPU computes chains that know nothing of each other side by side: one's product beside the other's gates,
-    which it runs on one core. With fewer rows that does not pay (2 cores, H = 256: a forward and backward pass of 32
-    rows 12 % faster, of 16 slower)."""
+    which it runs on one core. With fewer rows the smaller products cost more than that saves."""
     rows = start[0].shape[0]
     return 2 if lowering.on_cpu and isinstance(rows, int) and rows >= 32 and rows % 2 == 0 else 1
 
