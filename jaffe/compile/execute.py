@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,12 @@ import jax
 import numpy as np
 from jax import lax
 
-from jaffe.compile.fused import Recomputed
+from jaffe.compile.fused import Recomputed, Stepped
 from jaffe.compile.layer import Context, Layer, Shape
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader, read_state
 from jaffe.compile.remat import recomputed
+from jaffe.compile.reroll.run import Program, StepRunner, word
 from jaffe.netdef.graph import Node
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def execute(
     *,
     anew: bool = False,
     taps: Mapping[str, jax.Array] = MappingProxyType({}),
+    words: Mapping[str, Any] = MappingProxyType({}),
     layout: Callable[[jax.Array], jax.Array] = lambda value: value,
 ) -> tuple[Values, State]:
     """Every value of the net, and the new state. Pure. Values are of the net's dtype, or of its precision.
@@ -41,8 +42,9 @@ def execute(
         program: the layers to run, in order: all, or those of a part.
         env: values that are there already: the inputs (``read_inputs``), and what a part reads from before it.
         anew: carried state is zero, whatever the variables have.
-        taps: added to the values of these names where they are written, if not inside a ``Recomputed`` node; the
-            gradient of a tap of zeros is that of its value.
+        taps: by the names of values, if not inside a node of several parts: arrays whose gradients are those of the
+            values. Their numbers are not read.
+        words: what a layer's key is made of, where that is not its name.
         layout: asks for a layout in memory, of every value and so of its gradient.
     """
     env = {name: _tapped(name, value, taps) for name, value in env.items()}
@@ -57,13 +59,16 @@ def execute(
             for owner, arrays in updated.items():
                 state.setdefault(owner, {}).update(arrays)
             continue
+        if isinstance(layer, Stepped):
+            env.update(_run_steps(net, layer, weights, env, state, rng))
+            continue
         bottoms = [env[value] for value in node.bottoms]
         if not net.graph.force_backward:
             bottoms = [
                 x if allowed else lax.stop_gradient(x)
                 for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
             ]
-        context = Context(node, None if rng is None else fold(rng, node.name), net.dtype, net.lowering)
+        context = Context(node, _key(rng, words.get(node.name, node.name)), net.dtype, net.lowering)
         with jax.named_scope(node.name.replace("/", ".")):
             tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:
@@ -87,11 +92,39 @@ def _run_recomputed(
         return {top: values[top] for top in layer.node.tops}, state
 
     read = {value: env[value] for value in layer.node.bottoms}
-    return recomputed(run)(read, weights.part(layer.node, state), rng)
+    return recomputed(run)(read, weights.part(layer.node.leaves, state), rng)
+
+
+def _run_steps(
+    net: CompiledNet, layer: Stepped, weights: WeightReader, env: Values, state: State, rng: jax.Array | None
+) -> Values:
+    """The tops. Steps have no state."""
+
+    def run(program: Program, env: Mapping[str, jax.Array], variables: Variables, rng: jax.Array | None,
+            words: Mapping[str, Any], taps: Mapping[str, jax.Array]) -> Values:
+        return execute(net, program, variables, env, rng, anew=weights.anew, taps=taps, words=words)[0]
+
+    body = layer.node.plan.body
+    learning = frozenset(node.name for node in body if _learns(net, node))
+    return StepRunner(layer.node.plan, layer.program, run, learning)(
+        {value: env[value] for value in layer.node.bottoms}, weights.part(body, state), rng, net.lowering.plain)
+
+
+def _learns(net: CompiledNet, node: Node) -> bool:
+    return any(one.weight.trained and (one.lr_mult != 0 or net.graph.force_backward)
+               for leaf in node.leaves for one in net.inferred.stored[leaf.name])
 
 
 def _tapped(name: str, value: jax.Array, taps: Mapping[str, jax.Array]) -> jax.Array:
-    return value + taps[name].astype(value.dtype) if name in taps else value
+    return _tap(value, taps[name].astype(value.dtype)) if name in taps else value
+
+
+@jax.custom_vjp
+def _tap(value: jax.Array, tap: jax.Array) -> jax.Array:
+    return value
+
+
+_tap.defvjp(lambda value, tap: (value, None), lambda _, gradient: (gradient, gradient))
 
 
 def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array], new: Mapping[str, Any]) -> None:
@@ -111,4 +144,11 @@ def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array
 
 def fold(key: jax.Array, name: str) -> jax.Array:
     """A key of its own for a name, the same in every run and on every machine."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return jax.random.fold_in(key, word(name))
+
+
+def _key(rng: jax.Array | None, name: Any) -> jax.Array | None:
+    """A layer's own key, from its name or the word that stands for it."""
+    if rng is None:
+        return None
+    return fold(rng, name) if isinstance(name, str) else jax.random.fold_in(rng, name)

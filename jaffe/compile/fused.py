@@ -8,11 +8,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaffe.compile.layer import Arithmetic, Array, Context, Layer, make_layer
+from jaffe.compile.layer import Arithmetic, Array, Context, Layer, Shape, make_layer
 from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.linear import InnerProduct
 from jaffe.compile.lowering.layout import split
+from jaffe.compile.reroll.gather import join
 from jaffe.netdef.graph import Node
 
 
@@ -38,6 +39,9 @@ class Folded(Fused):
     the product rounds them to that of its bottom.
     Source: Ioffe and Szegedy 2015, section 3.1.
     """
+
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        return self.parts[0].itemwise(bottoms)
 
     def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         product, *rest = self.parts
@@ -88,8 +92,31 @@ class Recomputed(Layer):
         self.program = make_program(node.parts)
 
 
+class Joined(Fused):
+    """A Concat that reads many values together, as its plan says."""
+
+    arithmetic: Arithmetic = "elementwise"
+
+    def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        plan = self.node.plan
+        return [join(plan.series, plan.axis, dict(zip(self.node.bottoms, bottoms, strict=True)))]
+
+
+class Stepped(Layer):
+    """Layers that are the same at many steps. ``execute`` runs them.
+
+    Attributes:
+        program: the layers of a step.
+    """
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.program = make_program(node.plan.body)
+
+
 _FUSED: Mapping[str, Callable[[Node], Layer]] = {
-    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed}
+    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed, "Join": Joined,
+    "Steps": Stepped}
 
 
 def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:

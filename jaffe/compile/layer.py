@@ -176,6 +176,10 @@ class Layer:
         """How the passes (``"forward"``, ``"input"``, ``"weight"``) are computed, where there is a choice."""
         return {}
 
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        """Whether each item of the first axis is computed on its own, and many at once are faster than one by one."""
+        return False
+
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         """Whether every top is the first bottom, unchanged."""
         return False

@@ -23,10 +23,11 @@ from jaffe.compile.layers.python import trust
 from jaffe.compile.lowering import Lowering
 from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.lowering.layout import laid_out
-from jaffe.compile.passes import PIPELINE, PassContext, run
+from jaffe.compile.passes import BEFORE_LOOPS, PIPELINE, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
 from jaffe.compile.remat import Remat, remat_of
+from jaffe.compile.reroll.find import explain_loops
 from jaffe.compile.summary import Summary, summarise
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph, Node
@@ -309,13 +310,16 @@ class CompiledNet:
 
     def summary(self, *, lowering: bool = False) -> Summary:
         """A table of the net: layer, type, inputs, output shape, parameters, FLOPs forward and backward. Prints as
-        text.
+        text. Below it stand the loops that unrolled steps become, and why others do not.
 
         Args:
             lowering: also how each pass of convolutions and poolings is computed on the default device, and the
                 milliseconds that the rules expect of it and of XLA's own way, on two CPU cores.
         """
-        return summarise(self.graph, self.inferred, self.lowering if lowering else None, self.precision)
+        keep = frozenset(map(self._value, self.outputs)) | frozenset(self.loss_tops)
+        context = self.context(keep)
+        notes = explain_loops(run(self.graph, BEFORE_LOOPS, context), context)
+        return summarise(self.graph, self.inferred, self.lowering if lowering else None, self.precision, notes)
 
     def as_linen(self) -> linen.Module:
         """The net as a Flax Linen module: ``module.init(key, inputs)``, ``module.apply(variables, inputs)``.
@@ -393,7 +397,7 @@ class CompiledNet:
     def context(self, keep: frozenset[str]) -> PassContext:
         """What passes may know when the values ``keep`` are wanted."""
         room = self.remat.room(self.inferred, self.dtype, self.precision)
-        return PassContext(self.inferred, keep, self._effects, self.gradients, room)
+        return PassContext(self.inferred, keep, self._effects, self.gradients, self.lowering, room)
 
     @cached_property
     def gradients(self) -> Mapping[str, Gradients]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -48,10 +48,10 @@ class WeightReader:
             result[stored.weight.name] = array.reshape(stored.weight.shape)
         return result
 
-    def part(self, node: Node, state: State) -> dict[str, dict[str, dict[str, jax.Array]]]:
-        """Of the variables those that the layers of a node read."""
+    def part(self, leaves: Iterable[Node], state: State) -> dict[str, dict[str, dict[str, jax.Array]]]:
+        """Of the variables those that these layers read."""
         found: dict[str, dict[str, dict[str, jax.Array]]] = {"params": {}, "state": {}}
-        for leaf in node.leaves:
+        for leaf in leaves:
             for stored in self.net.inferred.stored[leaf.name]:
                 layer, name = stored.owner
                 group = found["params" if stored.weight.trained else "state"]

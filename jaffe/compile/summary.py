@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -23,11 +24,14 @@ class Summary(str):
         return str(self)
 
 
-def summarise(graph: Graph, inferred: Inferred, lowering: Lowering | None = None, dtype: Any = "float32") -> Summary:
+def summarise(
+    graph: Graph, inferred: Inferred, lowering: Lowering | None = None, dtype: Any = "float32",
+    notes: Sequence[str] = (),
+) -> Summary:
     """The net as a table: layer, type, inputs, output shape, parameters (and who owns shared ones), FLOPs.
 
     A net with a loss has a column of the backward pass too, and remarks on what is frozen and what has none. With a
-    lowering and the dtype of products, a column of how each pass that is needed is computed.
+    lowering and the dtype of products, a column of how each pass that is needed is computed. Notes stand below.
     """
     costs = cost(graph, inferred)
     trains = any(layer.gradients.needed for layer in costs.layers)
@@ -61,7 +65,7 @@ def summarise(graph: Graph, inferred: Inferred, lowering: Lowering | None = None
         table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=160, no_color=True, force_jupyter=False).print(table)
-    return Summary("\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines()))
+    return Summary("\n".join([*(line.rstrip() for line in text.getvalue().rstrip().splitlines()), *notes]))
 
 
 def _lowered(node: Node, inferred: Inferred, layer: LayerCost, lowering: Lowering, dtype: Any) -> str:

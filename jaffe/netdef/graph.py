@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.jaffe_pb2 import LayerParameter
@@ -30,6 +31,7 @@ class Node:
         trusted: for a Python layer: whether its module was named by the caller, so that its code may run.
         parts: for a node that a compiler's pass made of several: those, in order; its name is the first's. ``type``
             then says how they are run as one.
+        plan: for such a node what else its pass says of how they are run; of it only ``str`` is used here.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Node:
     directory: Path = Path()
     trusted: bool = False
     parts: tuple[Node, ...] = ()
+    plan: Any = None
 
     @property
     def leaves(self) -> tuple[Node, ...]:
@@ -111,7 +114,7 @@ class Graph:
                 for top, weight in zip(node.tops, node.loss_weights, strict=True)
             )
             shares = "".join(f" [{i}]={owner}[{j}]" for i, (owner, j) in sorted(node.shared.items()))
-            named = ", ".join(leaf.name for leaf in node.leaves)
+            named = str(node.plan or ", ".join(leaf.name for leaf in node.leaves))
             call = f"{node.type}<{named}>({', '.join(node.bottoms)})"
             lines.append(f"  {left} = {call}{shares}" if left else f"  {call}{shares}")
         return "\n".join([*lines, f"  -> {', '.join(self.outputs)}"])

@@ -68,6 +68,9 @@ class Convolution(Windowed):
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         return [self._one(weights, x, ctx.lowering) for x in bottoms]
 
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        return self.axis(self.p.axis, len(bottoms[0])) > 0
+
     def scaled(self, weight: Array, factor: Array) -> Array:
         """The weight that gives each output times its ``factor`` (num_output)."""
         return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))

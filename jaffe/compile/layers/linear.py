@@ -46,6 +46,9 @@ class InnerProduct(Layer):
         y = product(x, w, ctx.lowering, transposed=not self.p.transpose)
         return [y + weights["bias"] if "bias" in weights else y]
 
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        return self.axis(self.p.axis, len(bottoms[0])) > 0
+
     def scaled(self, weight: Array, factor: Array) -> Array:
         """The weight that gives each output times its ``factor`` (num_output)."""
         return weight * (factor if self.p.transpose else factor[:, None])

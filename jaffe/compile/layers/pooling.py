@@ -71,6 +71,9 @@ class Pooling(Layer):
         pooled = _pool(x, geometry, self.p.pool, key, ctx.lowering)
         return [pooled] if len(self.node.tops) == 1 else [pooled, max_places(x, geometry)]
 
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        return self.p.pool != PoolingParameter.STOCHASTIC
+
     def lowered(self, bottoms: Sequence[Shape], lowering: Lowering, dtype: Any) -> Mapping[Pass, str]:
         if self.p.pool == PoolingParameter.STOCHASTIC:
             return {}

@@ -96,13 +96,17 @@ class Concat(Routing):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         first = bottoms[0]
-        axis = self._axis_or_dim("concat_dim", len(first))
+        axis = self.cut_axis(len(first))
         for shape in bottoms:
             if len(shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(shape, first, strict=True))
                                                if i != axis):
                 raise self.node.error(f"bottoms agree on every axis but {axis}; found "
                                       + ", ".join(map(str, bottoms)))
         return [(*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :])]
+
+    def cut_axis(self, ndim: int) -> int:
+        """The axis along which blobs are put together, in [0, ndim)."""
+        return self._axis_or_dim("concat_dim", ndim)
 
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         return len(bottoms) == 1
@@ -119,7 +123,7 @@ class Slice(Routing):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x = bottoms[0]
-        axis = self._axis_or_dim("slice_dim", len(x))
+        axis = self.cut_axis(len(x))
         ends = [*self._points(x[axis]), x[axis]]
         starts = [0, *ends[:-1]]
         return [(*x[:axis], end - start, *x[axis + 1 :]) for start, end in zip(starts, ends, strict=True)]
@@ -136,12 +140,16 @@ class Slice(Routing):
             raise self.node.error(f"an axis of {size} does not divide into {tops} equal tops; give slice_point")
         return [size // tops * i for i in range(1, tops)]
 
+    def cut_axis(self, ndim: int) -> int:
+        """The axis along which the blob is cut, in [0, ndim)."""
+        return self._axis_or_dim("slice_dim", ndim)
+
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         return len(self.node.tops) == 1
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
-        axis = self._axis_or_dim("slice_dim", x.ndim)
+        axis = self.cut_axis(x.ndim)
         return split(x, self._points(x.shape[axis]), axis, ctx.lowering)
 
 

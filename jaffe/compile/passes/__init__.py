@@ -6,6 +6,7 @@ from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
 from jaffe.compile.passes.join_scale import join_scale
 from jaffe.compile.passes.merge_siblings import merge_siblings
 from jaffe.compile.passes.recompute import recompute
+from jaffe.compile.passes.reroll import reroll
 from jaffe.compile.passes.run import Pass, PassContext, run
 
 # Every pass keeps what the net computes for the values in PassContext.keep.
@@ -13,13 +14,18 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
     bypass_identity,  # Dropout in TEST, Split, Concat of one: readers take what went in
     eliminate_dead,  # layers that lead to nothing kept
 )
-PIPELINE: tuple[Pass, ...] = (  # what JAX runs
+BEFORE_LOOPS: tuple[Pass, ...] = (
     *SIMPLIFICATIONS,
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
     join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
     merge_siblings,  # 1x1 convolutions that read one value into one
+)
+PIPELINE: tuple[Pass, ...] = (  # what JAX runs
+    *BEFORE_LOOPS,
+    reroll,  # the time steps of an unrolled net into loops
     recompute,  # what would not fit into memory until the backward pass
 )
 
-__all__ = ["PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "join_scale", "merge_siblings", "recompute", "run"]
+__all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
+           "fold_batch_norm", "join_scale", "merge_siblings", "recompute", "reroll",
+           "run"]

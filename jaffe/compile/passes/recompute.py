@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from jaffe.compile.passes.run import PassContext
+from jaffe.compile.reroll.plan import Steps
 from jaffe.netdef.graph import Graph, Node
 
 
@@ -19,12 +20,15 @@ def recompute(graph: Graph, context: PassContext) -> Graph:
     Counted as kept is what a layer with a backward pass reads, but for the net's inputs. The stretches are those of the
     least peak: what is kept between all of them, and the most that is inside of one. The last stretch, whose backward
     pass comes first, is not run again; nor are layers without a backward pass, and Python code, which may have effects.
+    Of a loop each step is run again.
     """
     if context.room is None or any(node.type == "Recomputed" for node in graph.nodes):
         return graph
     steps = _steps(graph, context)
-    if sum(step.inside for step in steps) <= context.room:
+    if sum(step.inside for step in steps) + _in_loops(graph, context) <= context.room:
         return graph
+    graph = graph.with_nodes(
+        replace(node, plan=replace(node.plan, again=True)) if _loops(node) else node for node in graph.nodes)
     stretches = _best(steps)
     last = max((stretch for stretch in stretches if len(stretch) > 1), key=lambda one: one.start, default=None)
     nodes: list[Node] = []
@@ -33,6 +37,16 @@ def recompute(graph: Graph, context: PassContext) -> Graph:
         spared = sum(steps[i].inside - steps[i].beyond(stretch.stop) for i in stretch)
         nodes += [_as_one(some, steps, stretch)] if spared and len(some) > 1 and stretch != last else some
     return graph.with_nodes(nodes)
+
+
+def _loops(node: Node) -> bool:
+    return isinstance(node.plan, Steps) and bool(node.plan.carried)
+
+
+def _in_loops(graph: Graph, context: PassContext) -> int:
+    """Values that loops keep of their steps."""
+    return sum(math.prod(context.inferred.shapes[top]) for node in graph.nodes if _loops(node) and not node.plan.again
+               for part in node.parts if context.gradients[part.leaves[0].name].needed for top in part.tops)
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,15 @@ def _steps(graph: Graph, context: PassContext) -> list[_Step]:
         read.update(node.bottoms if needed[i] else ())
     ends.update(dict.fromkeys(context.keep, len(graph.nodes)))
     shapes = context.inferred.shapes
+
+    def size(node: Node, top: str) -> int:
+        return math.prod(shapes[top]) if node.plan is None else node.plan.sizes[top]
+
     return [
         _Step(
             free=needs and node.type != "Python",
             sizes=tuple(
-                math.prod(shapes[top]) if top in read and not context.inferred.layers[node.name].source else 0
+                size(node, top) if top in read and not context.inferred.layers[node.name].source else 0
                 for top in node.tops),
             ends=tuple(ends.get(top, -1) for top in node.tops),
         )
@@ -120,4 +138,4 @@ def _as_one(nodes: Sequence[Node], steps: Sequence[_Step], stretch: range) -> No
         for top, weight, end in zip(node.tops, node.loss_weights, steps[i].ends, strict=True) if end >= stretch.stop
     ]
     return replace(nodes[0], type="Recomputed", bottoms=tuple(bottoms), tops=tuple(top for top, _ in tops),
-                   loss_weights=tuple(weight for _, weight in tops), shared={}, parts=tuple(nodes))
+                   loss_weights=tuple(weight for _, weight in tops), shared={}, parts=tuple(nodes), plan=None)

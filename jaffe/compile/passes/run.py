@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jaffe.compile.backward import Gradients
 from jaffe.compile.infer import Inferred
+from jaffe.compile.lowering import Lowering
 from jaffe.netdef.graph import Graph
 
 
@@ -19,6 +20,7 @@ class PassContext:
         keep: values that must still be produced: outputs, losses, and what the caller asked for.
         effects: names of nodes that do more than produce their tops: those that update state.
         gradients: those that training asks of each layer (``needed_gradients``).
+        lowering: how operations are told to XLA.
         room: how many values of blobs a training step may keep for its backward pass; None: any number.
     """
 
@@ -26,6 +28,7 @@ class PassContext:
     keep: frozenset[str]
     effects: frozenset[str]
     gradients: Mapping[str, Gradients]
+    lowering: Lowering
     room: int | None
 
 
