@@ -121,6 +121,11 @@ class Layer:
         return self.node.type not in _BUILT_IN
 
     @property
+    def random(self) -> bool:
+        """Whether it may draw random numbers: two such layers differ, be they written the same."""
+        return self.foreign
+
+    @property
     def train(self) -> bool:
         """Whether the layer is in phase TRAIN."""
         return self.node.phase == "TRAIN"

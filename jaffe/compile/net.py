@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from flax import linen
 
     from jaffe.compile.exported import BatchChoice
+    from jaffe.compile.stepper import Stepper
 
 Variables = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
 Blobs = dict[str, jax.Array]
@@ -246,8 +247,29 @@ class CompiledNet:
         values = {name: self._value(name) for name in self.outputs}
         keep = frozenset(values.values()) | frozenset(self.loss_tops)
         env, state = self._run(variables, inputs, rng, keep, layout=partial(laid_out, lowering=self.lowering))
-        total = sum((weight * env[top].sum() for top, weight in self.loss_tops.items()), jnp.zeros((), self.dtype))
+        total = jnp.zeros((), self.dtype)
+        for weight in dict.fromkeys(self.loss_tops.values()):  # of the many of an unrolled net all have one weight
+            tops = [env[top].reshape(-1) for top, own in self.loss_tops.items() if own == weight]
+            total += weight * jnp.concatenate(tops).sum()
         return total, ({name: env[value] for name, value in values.items()}, state)
+
+    def stepper(self, inputs: Iterable[str] | None = None, outputs: Iterable[str] | None = None) -> Stepper:
+        """The net as a function of one time step, from the same weights: for streams, and to generate sequences.
+
+        Its state is that of LSTM and RNN layers, and what goes from step to step in the loops that unrolled steps
+        became. A layer that looks at all steps together sees one.
+
+        Args:
+            inputs: names of those that each step gets, one step long; others are given once, at the start (the
+                encoder's sentence, an image, a first h). By default all that the outputs need.
+            outputs: blobs wanted; by default the net's outputs. Inputs that none of them needs are left out.
+
+        Raises:
+            JaffeError: a name is not of the net, or steps of an unrolled net differ, so that there is no one step.
+        """
+        from jaffe.compile.stepper import Stepper
+
+        return Stepper(self, inputs, outputs)
 
     @cached_property
     def loss_tops(self) -> dict[str, float]:

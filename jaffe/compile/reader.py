@@ -113,14 +113,15 @@ def read_inputs(net: CompiledNet, inputs: Mapping[str, Any]) -> dict[str, jax.Ar
         missing = [name for name in net.inputs if name not in inputs]
         problem = f"no input {extra[0]!r}" if extra else f"input {missing[0]!r} is missing"
         raise JaffeError(f"{problem}{suggest(extra[0], net.inputs) if extra else ''}; the net reads {reads}")
-    feeds = {name: _feed(net, name, value) for name, value in inputs.items()}
+    feeds = {name: feed(net, name, value) for name, value in inputs.items()}
     shapes = {name: value.shape for name, value in feeds.items()}
     if shapes != dict(net.inferred.inputs) and all(isinstance(s, int) for shape in shapes.values() for s in shape):
         _check_refit(net, shapes)
     return feeds
 
 
-def _feed(net: CompiledNet, name: str, value: Any) -> jax.Array:
+def feed(net: CompiledNet, name: str, value: Any) -> jax.Array:
+    """One input as an array of the net's dtype, of any shape. Raises JaffeError when it is no array of numbers."""
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError):

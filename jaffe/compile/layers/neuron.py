@@ -268,6 +268,10 @@ class Dropout(_Elementwise):
             raise self.node.error(f"expected a dropout_ratio in [0, 1); found {self.p.dropout_ratio:g}")
         return [bottoms[0]]
 
+    @property
+    def random(self) -> bool:
+        return not self.is_identity([])
+
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:
         return not self.train or self.p.dropout_ratio == 0
 

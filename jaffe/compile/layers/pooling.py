@@ -64,10 +64,14 @@ class Pooling(Layer):
                                   f"of {shape[2:]}")
         return [(*shape[:2], *out)] * len(self.node.tops)
 
+    @property
+    def random(self) -> bool:
+        return self.train and self.p.pool == PoolingParameter.STOCHASTIC
+
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
         geometry = self.geometry(x.shape)
-        key = ctx.key() if self.train and self.p.pool == PoolingParameter.STOCHASTIC else None
+        key = ctx.key() if self.random else None
         pooled = _pool(x, geometry, self.p.pool, key, ctx.lowering)
         return [pooled] if len(self.node.tops) == 1 else [pooled, max_places(x, geometry)]
 
@@ -186,9 +190,13 @@ class SPP(Layer):
             return [(*shape[:2], 1, 1)]
         return [(shape[0], shape[1] * sum(4**level for level in range(self.p.pyramid_height)))]
 
+    @property
+    def random(self) -> bool:
+        return self.train and self.p.pool == PoolingParameter.STOCHASTIC
+
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         x = bottoms[0]
-        key = ctx.key() if self.train and self.p.pool == PoolingParameter.STOCHASTIC else None
+        key = ctx.key() if self.random else None
         pooled = [
             _pool(x, geometry, self.p.pool, None if key is None else jax.random.fold_in(key, level), ctx.lowering)
             for level, geometry in enumerate(self.levels(x.shape))

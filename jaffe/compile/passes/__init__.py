@@ -4,6 +4,7 @@ from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
 from jaffe.compile.passes.join_scale import join_scale
+from jaffe.compile.passes.merge_equal import merge_equal
 from jaffe.compile.passes.merge_siblings import merge_siblings
 from jaffe.compile.passes.recompute import recompute
 from jaffe.compile.passes.reroll import reroll
@@ -16,6 +17,7 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
 )
 BEFORE_LOOPS: tuple[Pass, ...] = (
     *SIMPLIFICATIONS,
+    merge_equal,  # layers that compute the same
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
     join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
     merge_siblings,  # 1x1 convolutions that read one value into one
@@ -27,5 +29,4 @@ PIPELINE: tuple[Pass, ...] = (  # what JAX runs
 )
 
 __all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "join_scale", "merge_siblings", "recompute", "reroll",
-           "run"]
+           "fold_batch_norm", "join_scale", "merge_equal", "merge_siblings", "recompute", "reroll", "run"]

@@ -77,7 +77,8 @@ class _Writer:
         axis = layer.cut_axis(len(shapes[node.bottoms[0]]))
         sizes = {shapes[top][axis] for top in node.tops}
         if len(sizes) == 1:
-            cut = Cut(node.bottoms[0], axis, len(node.tops), sizes.pop(), node)
+            exact = bool(layer.p.slice_point)
+            cut = Cut(node.bottoms[0], axis, len(node.tops), sizes.pop(), exact, node)
             self.located.update({top: (cut, k) for k, top in enumerate(node.tops)})
 
     def _joined(self, node: Node) -> Node:

@@ -58,7 +58,7 @@ def find_families(graph: Graph, context: PassContext, wiring: Wiring) -> Found:
     before. Where it goes from one member to the next, so do the layers around it: what they read, and what reads
     them, pair by pair, as far as those are of one kind too.
     """
-    kinds = _kinds(graph, context)
+    kinds = node_kinds(graph, context)
     after: dict[int, int] = {}  # from a member of a family to the next
     before: dict[int, int] = {}
     chains = []
@@ -77,7 +77,9 @@ def find_families(graph: Graph, context: PassContext, wiring: Wiring) -> Found:
     return Found(_paths(after), kinds, chains)
 
 
-def _kinds(graph: Graph, context: PassContext) -> list[int | None]:
+def node_kinds(graph: Graph, context: PassContext) -> list[int | None]:
+    """For each node a number, equal for nodes that differ in names only; None for inputs, layers with state and
+    Python's."""
     numbers: dict[Hashable, int] = {}
     kinds: list[int | None] = []
     for node in graph.nodes:

@@ -40,11 +40,7 @@ def _stack(run: Run, env: Values) -> jax.Array:
 
 def _pieces(cut: Cut, value: jax.Array, low: int, high: int) -> jax.Array:
     """Pieces ``low`` to ``high`` of what a Slice cuts, which need not be as large as declared."""
-    whole, axis = value.shape[cut.axis], cut.axis
-    size = cut.size if cut.layer.proto.slice_param.slice_point else whole // cut.pieces
-    if whole != size * cut.pieces:
-        raise cut.layer.error(f"its tops are steps of one loop: expected {cut.pieces} of {size} along axis {axis}; "
-                              f"found a bottom of shape {value.shape}")
+    axis, size = cut.axis, cut.size_in(value.shape)
     if high - low < cut.pieces:
         value = jax.lax.slice_in_dim(value, low * size, high * size, axis=axis)
     stack = value.reshape(*value.shape[:axis], high - low, size, *value.shape[axis + 1 :])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaffe.netdef.graph import Node
@@ -17,6 +17,7 @@ class Cut:
         axis: not negative.
         pieces: how many.
         size: of a piece along the axis, as declared.
+        exact: whether it is so whatever the size of the blob.
         layer: the Slice, for messages.
     """
 
@@ -24,7 +25,16 @@ class Cut:
     axis: int
     pieces: int
     size: int
+    exact: bool
     layer: Node = field(compare=False)
+
+    def size_in(self, shape: Sequence[int]) -> int:
+        """The size of a piece of a blob of this shape. Raises SpecError when the pieces are not equal."""
+        size = self.size if self.exact else shape[self.axis] // self.pieces
+        if shape[self.axis] != size * self.pieces:
+            raise self.layer.error(f"its tops are steps of one loop: expected {self.pieces} of {size} along axis "
+                                   f"{self.axis}; found a bottom of shape {tuple(shape)}")
+        return size
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class StepRunner:
             else:
                 found = self._with_late_weights(wanted)(start, xs, constants, variables, rng)
         stacks = {name: found[top] for name, top in plan.stacks.items()}
-        return {**stacks, **{value: found[top][step] for value, (top, step) in plan.picked.items()}}
+        return {**stacks, **_picked(plan, found)}
 
     def _words(self, program: Program) -> dict[str, np.ndarray]:
         return {node.name: np.array([word(name) for name in self.plan.names[node.name]], np.uint32)
@@ -178,6 +179,16 @@ class StepRunner:
 
         scan.defvjp(forward, backward)
         return scan
+
+
+def _picked(plan: Steps, stacks: Values) -> Values:
+    """The values of single steps. Those of many are had by one operation, for the sake of tracing."""
+    counts = Counter(top for top, _ in plan.picked.values())
+    steps = {top: lax.split(stacks[top], (1,) * plan.count) for top, count in counts.items() if count > 1}
+    return {
+        value: lax.squeeze(steps[top][step], (0,)) if top in steps else lax.index_in_dim(stacks[top], step, 0, False)
+        for value, (top, step) in plan.picked.items()
+    }
 
 
 def _shifted(start: tuple[jax.Array, ...], stack: jax.Array, one: Carried) -> jax.Array:
