@@ -119,6 +119,9 @@ _FUSED: Mapping[str, Callable[[Node], Layer]] = {
     "Steps": Stepped}
 
 
-def make_program(nodes: Iterable[Node]) -> tuple[tuple[Node, Layer], ...]:
+Program = tuple[tuple[Node, Layer], ...]
+
+
+def make_program(nodes: Iterable[Node]) -> Program:
     """What ``execute`` runs: the nodes of a graph after all passes, each with its layer."""
     return tuple((node, _FUSED[node.type](node) if node.parts else make_layer(node)) for node in nodes)

@@ -16,21 +16,21 @@ from jaffe.compile.backward import Gradients, needed_gradients
 from jaffe.compile.cost import Cost, cost
 from jaffe.compile.execute import execute, fold
 from jaffe.compile.fillers import fill
-from jaffe.compile.fused import make_program
+from jaffe.compile.fused import Program, make_program
 from jaffe.compile.infer import Inferred, Stored, infer
-from jaffe.compile.layer import Layer, Shape
+from jaffe.compile.layer import Shape
 from jaffe.compile.layers.python import trust
 from jaffe.compile.lowering import Lowering
 from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.lowering.layout import laid_out
-from jaffe.compile.passes import BEFORE_LOOPS, PIPELINE, PassContext, run
+from jaffe.compile.passes import BEFORE_LOOPS, PIPELINE, Pass, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
 from jaffe.compile.remat import Remat, remat_of
 from jaffe.compile.reroll.find import explain_loops
 from jaffe.compile.summary import Summary, summarise
 from jaffe.netdef.errors import JaffeError, suggest
-from jaffe.netdef.graph import Graph, Node
+from jaffe.netdef.graph import Graph
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.netdef.source import Spec, load
@@ -140,7 +140,10 @@ class CompiledNet:
         precision: dtype of matrix products and of what lies between them: ``dtype``, or bfloat16.
         lowering: how operations are told to XLA.
         remat: whether a training step keeps its blobs.
+        pipeline: the passes that its programs go through.
     """
+
+    pipeline: tuple[Pass, ...] = PIPELINE
 
     def __init__(
         self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None,
@@ -154,7 +157,7 @@ class CompiledNet:
         self.remat = remat
         self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
         self.outputs = graph.outputs
-        self._programs: dict[frozenset[str], tuple[tuple[Node, Layer], ...]] = {}
+        self._programs: dict[frozenset[str], tuple[Graph, Program]] = {}
 
     @property
     def name(self) -> str:
@@ -414,7 +417,13 @@ class CompiledNet:
 
     def program(self, keep: frozenset[str]) -> Graph:
         """The graph that runs when the values ``keep`` are wanted: after all passes."""
-        return run(self.graph, PIPELINE, self.context(keep))
+        return self._program(keep)[0]
+
+    def _program(self, keep: frozenset[str]) -> tuple[Graph, Program]:
+        if keep not in self._programs:
+            graph = run(self.graph, self.pipeline, self.context(keep))
+            self._programs[keep] = graph, make_program(graph.nodes)
+        return self._programs[keep]
 
     def context(self, keep: frozenset[str]) -> PassContext:
         """What passes may know when the values ``keep`` are wanted."""
@@ -447,10 +456,8 @@ class CompiledNet:
         """The values ``keep``, and the new state. ``anew``: carried state is zero, whatever the variables have.
         ``layout``: as ``execute`` has it."""
         env = read_inputs(self, inputs)
-        if keep not in self._programs:
-            self._programs[keep] = make_program(self.program(keep).nodes)
         try:
-            env, state = execute(self, self._programs[keep], variables, env, rng, anew=anew, layout=layout)
+            env, state = execute(self, self._program(keep)[1], variables, env, rng, anew=anew, layout=layout)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise

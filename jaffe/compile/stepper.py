@@ -28,9 +28,9 @@ Carry = dict[str, Any]
 class Stepper:
     """A net of sequences as a function of one step; made by ``CompiledNet.stepper``.
 
-    >>> carry = stepper.start(variables)
-    >>> for x in steps:  # (1, N, ...)
-    ...     outputs, carry = stepper(variables, carry, {"x": x})
+        carry = stepper.start(variables)
+        for x in steps:  # each (1, N, ...)
+            outputs, carry = stepper(variables, carry, {"x": x})
 
     Both functions are pure. What does not depend on the inputs of the steps (an encoder, features of an image) is
     computed by ``start``, once.

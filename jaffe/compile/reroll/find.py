@@ -52,15 +52,15 @@ def find_loops(graph: Graph, context: PassContext) -> Loops:
 
 def _slow(graph: Graph, context: PassContext, region: Region) -> str:
     """Why the region would be slow as a loop; empty if it would not."""
-    if not (region.loops and context.lowering.on_cpu):
+    layers = context.inferred.layers
+    leaves = [leaf for column in region.columns for leaf in graph.nodes[column[0]].leaves]
+    convolution = next((leaf.name for leaf in leaves if isinstance(layers[leaf.name], Convolution)), None)
+    if convolution is None or not (region.loops and context.lowering.on_cpu):
         return ""
     most = MOST_STEPS_OF_CONVOLUTIONS["onednn" if context.lowering.onednn else "xla"]
-    for column in region.columns:
-        for leaf in graph.nodes[column[0]].leaves:
-            if isinstance(context.inferred.layers[leaf.name], Convolution) and region.steps <= most:
-                return (f"{region.steps} steps (up to {most}) with a convolution, {leaf.name!r}, are faster one by one "
-                        "on the CPU")
-    return ""
+    if region.steps > most:
+        return ""
+    return f"{region.steps} steps (up to {most}) with a convolution, {convolution!r}, are faster one by one on the CPU"
 
 
 def explain_loops(graph: Graph, context: PassContext) -> list[str]:
