@@ -159,7 +159,7 @@ def _loops(
         starts = [_starts(offsets, len(some), root) for root in range(len(some))]
         fitting = [one for one in starts if one is not None]
         if fitting:
-            best = min(fitting, key=lambda one: _carried(graph, some, offsets, one, shapes))
+            best = min(fitting, key=lambda one: _cost(graph, wiring, some, offsets, one, shapes))
             columns = [_Column(family, start) for family, start in zip(some, best, strict=True)]
             return _stretches(graph, wiring, columns)
     return []
@@ -201,18 +201,24 @@ def _starts(offsets: Offsets, count: int, root: int) -> list[int] | None:
     return [int(time) for time in times]
 
 
-def _carried(
-    graph: Graph, families: Sequence[Family], offsets: Offsets, starts: Sequence[int],
+def _cost(
+    graph: Graph, wiring: Wiring, families: Sequence[Family], offsets: Offsets, starts: Sequence[int],
     shapes: Mapping[str, Sequence[int]],
-) -> tuple[int, int]:
-    """How many values go from step to step, and from when to when there are layers: what is least is best."""
+) -> tuple[int | str, ...]:
+    """What is to be least: the numbers that go from step to step; the time from the first layer to the last, which is
+    longer where fewer of them fit into whole steps; blobs that go from step to step but are read nowhere else, as those
+    in the midst of what a person would call a step are. Then whatever tells ways apart that are equal."""
     delays: dict[tuple[int, int], int] = defaultdict(int)
     for (f, _, g, top), offset in offsets.items():
         delays[g, top] = max(delays[g, top], starts[f] - starts[g] - offset)
-    carried = sum(delay * math.prod(shapes[graph.nodes[families[g][0]].tops[top]])
-                  for (g, top), delay in delays.items())
+    carried = {one: graph.nodes[families[one[0]][-1]].tops[one[1]] for one, delay in delays.items() if delay}
+    members = {place for family in families for place in family}
+    inner = sum(all(place in members for place, _ in wiring.readers[value]) for value in carried.values())
     ends = [start + len(family) for start, family in zip(starts, families, strict=True)]
-    return carried, max(ends) - min(starts)
+    names = sorted(graph.nodes[family[0]].name for family, start in zip(families, starts, strict=True)
+                   if start == min(starts))
+    return (sum(delays[one] * math.prod(shapes[value]) for one, value in carried.items()), max(ends) - min(starts),
+            inner, sum(starts) - len(starts) * min(starts), *names)
 
 
 def _stretches(graph: Graph, wiring: Wiring, columns: Sequence[_Column]) -> list[Region]:
