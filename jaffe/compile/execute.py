@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from jax import lax
 
 from jaffe.compile.fused import Recomputed, Stepped
 from jaffe.compile.layer import Context, Layer, Shape
+from jaffe.compile.lowering import Lowering
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader, read_state
 from jaffe.compile.remat import recomputed
@@ -34,6 +36,7 @@ def execute(
     anew: bool = False,
     taps: Mapping[str, jax.Array] = MappingProxyType({}),
     words: Mapping[str, Any] = MappingProxyType({}),
+    lowering: Lowering | None = None,
     layout: Callable[[jax.Array], jax.Array] = lambda value: value,
 ) -> tuple[Values, State]:
     """Every value of the net, and the new state. Pure. Values are of the net's dtype, or of its precision.
@@ -45,6 +48,7 @@ def execute(
         taps: by the names of values, if not inside a node of several parts: arrays whose gradients are those of the
             values. Their numbers are not read.
         words: what a layer's key is made of, where that is not its name.
+        lowering: in place of the net's.
         layout: asks for a layout in memory, of every value and so of its gradient.
     """
     env = {name: _tapped(name, value, taps) for name, value in env.items()}
@@ -68,7 +72,7 @@ def execute(
                 x if allowed else lax.stop_gradient(x)
                 for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
             ]
-        context = Context(node, _key(rng, words.get(node.name, node.name)), net.dtype, net.lowering)
+        context = Context(node, _key(rng, words.get(node.name, node.name)), net.dtype, lowering or net.lowering)
         with jax.named_scope(node.name.replace("/", ".")):
             tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:
@@ -101,8 +105,10 @@ def _run_steps(
     """The tops. Steps have no state."""
 
     def run(program: Program, env: Mapping[str, jax.Array], variables: Variables, rng: jax.Array | None,
-            words: Mapping[str, Any], taps: Mapping[str, jax.Array]) -> Values:
-        return execute(net, program, variables, env, rng, anew=weights.anew, taps=taps, words=words)[0]
+            words: Mapping[str, Any], taps: Mapping[str, jax.Array], looped: bool) -> Values:
+        lowering = replace(net.lowering, looped=looped)
+        return execute(net, program, variables, env, rng, anew=weights.anew, taps=taps, words=words,
+                       lowering=lowering)[0]
 
     body = layer.node.plan.body
     learning = frozenset(node.name for node in body if _learns(net, node))

@@ -39,10 +39,12 @@ class Lowering:
     Attributes:
         plain: everything by XLA's own operations in the declared layout: the reference. Differentiable in every mode.
         autotune: measure the candidates for a shape that is new, and remember the fastest (``autotune.remembered``).
+        looped: for layers inside of a loop, whose products are small.
     """
 
     plain: bool = False
     autotune: bool = False
+    looped: bool = False
 
     @cached_property
     def on_cpu(self) -> bool:

@@ -23,11 +23,12 @@ Program = tuple[tuple[Node, Layer], ...]
 
 
 class Execute(Protocol):
-    """Runs layers: their values by name, of ``variables``, a key, and words that make a key of a layer's own of it."""
+    """Runs layers, inside of a loop or not: their values by name, of ``variables``, a key, and words that make a key of
+    a layer's own of it."""
 
     def __call__(
         self, program: Program, env: Mapping[str, jax.Array], variables: Any, rng: jax.Array | None,
-        words: Mapping[str, Any], taps: Mapping[str, jax.Array],
+        words: Mapping[str, Any], taps: Mapping[str, jax.Array], looped: bool,
     ) -> Values: ...
 
 
@@ -82,7 +83,7 @@ class StepRunner:
 
         def dtypes(values: Values) -> Values:
             env = {**constants, **first[0], **values}
-            return self.execute(self.program, env, variables, rng, first[1], {})
+            return self.execute(self.program, env, variables, rng, first[1], {}, True)
 
         carried = self.plan.carried
         for _ in range(2):  # what a step puts out may depend on the dtype of what it gets
@@ -99,7 +100,7 @@ class StepRunner:
         def step(carry: Any, inputs: Any) -> Any:
             given, words, taps = inputs
             env = {**constants, **given, **{name: history[0] for name, history in carry.items()}}
-            values = self.execute(self.program, env, variables, rng, words, taps)
+            values = self.execute(self.program, env, variables, rng, words, taps, True)
             after = {
                 name: (*history[1:], values[self.plan.carried[name].value].astype(history[0].dtype))
                 for name, history in carry.items()
@@ -121,7 +122,7 @@ class StepRunner:
             fixed = {value: constants[value] for value in node.bottoms if value not in stacks}
 
             def one(given: Values, words: Any, alone: Program = ((node, layer),), fixed: Values = fixed) -> Values:
-                values = self.execute(alone, {**fixed, **given}, variables, rng, words, {})
+                values = self.execute(alone, {**fixed, **given}, variables, rng, words, {}, False)
                 return {top: values[top] for top in alone[0][0].tops}
 
             words = self._words(((node, layer),))
