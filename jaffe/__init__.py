@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jaffe.netdef import NetSpec as NetSpec
     from jaffe.netdef import P as P
     from jaffe.netdef import SpecError as SpecError
+    from jaffe.netdef import cells as cells
+    from jaffe.netdef import unroll as unroll
     from jaffe.parity import Comparison as Comparison
     from jaffe.parity import compare as compare
     from jaffe.pycaffe import Classifier as Classifier
@@ -43,7 +45,7 @@ _HOME = {
         "CompiledNet", "Context", "Layer", "PythonLayer", "Weight", "compile_net", "load_weights", "register_layer",
         "save_weights", "weights_report",
     ),
-    "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError"),
+    "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError", "cells", "unroll"),
     "parity": ("Comparison", "compare"),
     "pycaffe": ("Classifier", "FeatureExtractor", "Net"),
     "train": ("Solver",),

@@ -1,5 +1,6 @@
 """What a net is: its schema, its files, its declaration in Python, and its resolved graph. Imports no JAX."""
 
+from jaffe.netdef import cells as cells
 from jaffe.netdef.builder import L as L
 from jaffe.netdef.builder import NetSpec as NetSpec
 from jaffe.netdef.builder import P as P
@@ -22,6 +23,8 @@ from jaffe.netdef.source import load as load
 from jaffe.netdef.source import write_binary as write_binary
 from jaffe.netdef.source import write_text as write_text
 from jaffe.netdef.text import format_text as format_text
+from jaffe.netdef.unroll import Cell as Cell
+from jaffe.netdef.unroll import unroll as unroll
 from jaffe.netdef.upgrade import upgrade_net as upgrade_net
 from jaffe.netdef.upgrade import upgrade_solver as upgrade_solver
 from jaffe.netdef.weights import read_weights as read_weights

@@ -42,6 +42,7 @@ class LayerCall:
         self.location = location
         self.ntop: int = settings.pop("ntop", 1)
         self.in_place: bool = settings.pop("in_place", False)
+        self.after: LayerCall | None = None  # what stands before it in the net, be it read or not
         if self.in_place and (len(bottoms) != 1 or self.ntop != 1):
             raise SpecError(
                 f"in_place needs one input and one output; found {len(bottoms)} and {self.ntop}",
@@ -51,6 +52,15 @@ class LayerCall:
         for key, value in settings.items():
             self._set(key, value)
         self.tops = tuple(Top(self, i) for i in range(self.ntop))
+
+    @classmethod
+    def of(cls, proto: LayerParameter, bottoms: tuple[Top, ...], location: str, after: LayerCall | None) -> LayerCall:
+        """A layer that is declared already, to stand behind ``after``."""
+        call = cls(proto.type, bottoms, {"ntop": len(proto.top)}, location)
+        call.proto.CopyFrom(proto)
+        call.proto.ClearField("bottom")
+        call.after = after
+        return call
 
     def _set(self, key: str, value: Any) -> None:
         """A setting goes to the layer's own message, else to the layer, else to a user layer's attributes."""
@@ -201,6 +211,35 @@ class NetSpec:
     def __contains__(self, name: str) -> bool:
         return name in self._named
 
+    def add(self, net: NetParameter, **inputs: Top) -> None:
+        """Take in the layers of a net as they are, their names and those of their blobs too: ``n.h`` is its blob ``h``.
+
+        Args:
+            inputs: tops that take the place of the net's ``Input`` blobs of these names.
+
+        Raises:
+            SpecError: the net has no such input; or a blob or layer is called as one that is there already.
+        """
+        location, last = _caller(), None
+        tops: dict[str, Top] = {}
+        used: set[str] = set()
+        for layer in net.layer:
+            if layer.type == "Input" and set(layer.top) <= set(inputs):
+                tops.update({name: inputs[name] for name in layer.top})
+                used.update(layer.top)
+                continue
+            last = LayerCall.of(layer, tuple(tops[name] for name in layer.bottom), location, last)
+            written: dict[str, Top | LayerCall] = dict(zip(layer.top, last.tops, strict=True))
+            for name, value in (written or {layer.name: last}).items():
+                if name in self._named and name not in layer.bottom:
+                    raise SpecError(f"the net has a blob {name!r} already; give one of them another name",
+                                    layer=layer.name, location=location)
+                self._named[name] = value
+            tops.update(zip(layer.top, last.tops, strict=True))
+        for name in inputs:
+            if name not in used:
+                raise SpecError(f"the net {net.name!r} has no input {name!r}{suggest(name, tops)}", location=location)
+
     def source(self) -> NetSource:
         """The net and, for each layer, the Python line that made it."""
         net, locations = _emit(self._name, self._named)
@@ -244,6 +283,8 @@ def _emit(name: str, named: Mapping[str, Top | LayerCall]) -> tuple[NetParameter
     def blob(top: Top) -> str:
         while top.call.in_place:
             top = top.call.bottoms[0]
+        if top.call.proto.top:
+            return top.call.proto.top[top.index]
         key = (top.call, top.index)
         if key not in names:
             names[key] = fresh(top.call.type)
@@ -272,7 +313,9 @@ def _in_order(call: LayerCall, emitted: set[LayerCall]) -> Iterable[LayerCall]:
         if current in emitted:
             stack.pop()
             continue
-        missing = [bottom.call for bottom in current.bottoms if bottom.call not in emitted]
+        needed = [bottom.call for bottom in current.bottoms]
+        needed += [current.after] if current.after is not None else []
+        missing = [one for one in needed if one not in emitted]
         if missing:
             stack.extend(reversed(missing))
         else:

@@ -183,20 +183,20 @@ def _offsets(graph: Graph, wiring: Wiring, families: Sequence[Family]) -> Offset
 
 
 def _starts(offsets: Offsets, count: int, root: int) -> list[int] | None:
-    """The time of each family's first member, if no step may wait for a later one and ``root`` begins each step:
-    all others run as soon after it as they can. None where there are no such times."""
-    times = [-math.inf] * count
+    """The time of each family's first member, if no step may wait for a later one and ``root`` ends each step: all
+    others run as late as they can. None where there are no such times."""
+    times = [math.inf] * count
     times[root] = 0
     for _ in range(count):
         changed = False
         for (f, _slot, g, _top), offset in offsets.items():
-            if f != root and times[g] + offset > times[f]:
-                times[f], changed = times[g] + offset, True
+            if g != root and times[f] - offset < times[g]:
+                times[g], changed = times[f] - offset, True
         if not changed:
             break
     else:
         return None
-    if -math.inf in times or any(times[f] < times[g] + offset for (f, _, g, _), offset in offsets.items()):
+    if math.inf in times or any(times[f] < times[g] + offset for (f, _, g, _), offset in offsets.items()):
         return None
     return [int(time) for time in times]
 
