@@ -287,7 +287,10 @@ def _emit(name: str, named: Mapping[str, Top | LayerCall]) -> tuple[NetParameter
             return top.call.proto.top[top.index]
         key = (top.call, top.index)
         if key not in names:
-            names[key] = fresh(top.call.type)
+            own = top.call.proto.name  # of one output as its layer, where that has a name
+            named = bool(own) and own not in taken and len(top.call.tops) == 1
+            names[key] = own if named else fresh(top.call.type)
+            taken.add(names[key])
         return names[key]
 
     emitted: set[LayerCall] = set()
