@@ -5,7 +5,7 @@ Layers are called as in the published files, so that published weights load by n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaffe.netdef import L, NetSpec
@@ -30,13 +30,16 @@ def caffenet(
     """
     n = NetSpec("CaffeNet")
     images(n, (3, 227, 227), batch, test_batch, transform)
+    n.fc8 = L.InnerProduct(caffenet_features(n, n.data), num_output=classes, **_caffenet_filled(0.01, 0))
+    classify(n, n.fc8)
+    return n
 
-    def settled(std: float, bias: float) -> dict[str, Any]:
-        return {"param": learned(), "weight_filler": {"type": "gaussian", "std": std},
-                "bias_filler": {"type": "constant", "value": bias}}
+
+def caffenet_features(n: NetSpec, data: Top, layers: Sequence[int] = (6, 7)) -> Top:
+    """CaffeNet's layers from images up to fc7, or to fc6: (N, 3, 227, 227) -> (N, 4096)."""
 
     def convolution(i: int, bottom: Top, num_output: int, bias: float, **settings: Any) -> Top:
-        n[f"conv{i}"] = L.Convolution(bottom, num_output=num_output, **settings, **settled(0.01, bias))
+        n[f"conv{i}"] = L.Convolution(bottom, num_output=num_output, **settings, **_caffenet_filled(0.01, bias))
         n[f"relu{i}"] = L.ReLU(n[f"conv{i}"], in_place=True)
         return n[f"relu{i}"]
 
@@ -45,19 +48,22 @@ def caffenet(
         n[f"norm{i}"] = _lrn(n[f"pool{i}"])
         return n[f"norm{i}"]
 
-    x = pool_norm(1, convolution(1, n.data, 96, 0, kernel_size=11, stride=4))
+    x = pool_norm(1, convolution(1, data, 96, 0, kernel_size=11, stride=4))
     x = pool_norm(2, convolution(2, x, 256, 1, kernel_size=5, pad=2, group=2))
     x = convolution(3, x, 384, 0, kernel_size=3, pad=1)
     x = convolution(4, x, 384, 1, kernel_size=3, pad=1, group=2)
     x = convolution(5, x, 256, 1, kernel_size=3, pad=1, group=2)
     n.pool5 = x = max_pool(x, kernel_size=3)
-    for i in (6, 7):
-        n[f"fc{i}"] = L.InnerProduct(x, num_output=4096, **settled(0.005, 1))
+    for i in layers:
+        n[f"fc{i}"] = L.InnerProduct(x, num_output=4096, **_caffenet_filled(0.005, 1))
         n[f"relu{i}"] = L.ReLU(n[f"fc{i}"], in_place=True)
         n[f"drop{i}"] = x = L.Dropout(n[f"relu{i}"], dropout_ratio=0.5, in_place=True)
-    n.fc8 = L.InnerProduct(x, num_output=classes, **settled(0.01, 0))
-    classify(n, n.fc8)
-    return n
+    return x
+
+
+def _caffenet_filled(std: float, bias: float) -> dict[str, Any]:
+    return {"param": learned(), "weight_filler": {"type": "gaussian", "std": std},
+            "bias_filler": {"type": "constant", "value": bias}}
 
 
 # Of each inception module: 1x1; 3x3 and 5x5, each after its reduction; projection of the pool.

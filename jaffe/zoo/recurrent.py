@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaffe.netdef import L, NetSpec
-from jaffe.zoo.parts import TEST
+from jaffe.netdef.builder import Top
+from jaffe.zoo.parts import TEST, TRAIN, classify, images
+
+UNIFORM = {"type": "uniform", "min": -0.08, "max": 0.08}
 
 
 def char_lstm(*, symbols: int = 128, units: int = 256, steps: int = 100, batch: int = 32) -> NetSpec:
@@ -20,10 +26,88 @@ def char_lstm(*, symbols: int = 128, units: int = 256, steps: int = 100, batch: 
     """
     n = NetSpec("CharLSTM")
     n.data, n.cont, n.label = L.Input(ntop=3, shape={"dim": [steps, batch]})
-    uniform = {"type": "uniform", "min": -0.08, "max": 0.08}
-    n.embed = L.Embed(n.data, input_dim=symbols, num_output=units, bias_term=False, weight_filler=uniform)
-    n.lstm = L.LSTM(n.embed, n.cont, num_output=units, weight_filler=uniform)
-    n.scores = L.InnerProduct(n.lstm, num_output=symbols, axis=2, weight_filler=uniform)
+    n.embed = L.Embed(n.data, input_dim=symbols, num_output=units, bias_term=False, weight_filler=UNIFORM)
+    n.lstm = L.LSTM(n.embed, n.cont, num_output=units, weight_filler=UNIFORM)
+    n.scores = L.InnerProduct(n.lstm, num_output=symbols, axis=2, weight_filler=UNIFORM)
     n.accuracy = L.Accuracy(n.scores, n.label, axis=2, include=TEST)
     n.loss = L.SoftmaxWithLoss(n.scores, n.label, axis=2)
     return n
+
+
+def lstm_sequence_classifier(
+    *, rows: int = 8, columns: int = 8, units: int = 64, classes: int = 10, batch: int = 64, test_batch: int = 100,
+    transform: Mapping[str, Any] | None = None,
+) -> NetSpec:
+    """Reads grey images row by row, from the top, and names their class after the last; 19,338 parameters by default.
+
+    Source: the task is that of Le, Jaitly and Hinton 2015 (arXiv 1504.00941), by rows in place of pixels.
+
+    Args:
+        rows, columns: of the images; the sequence has as many steps as rows.
+        units: H of the LSTM.
+    """
+    n = NetSpec("LSTMSequenceClassifier")
+    images(n, (1, rows, columns), batch, test_batch, transform)
+    n.flat = L.Reshape(n.data, axis=1, num_axes=1, shape={})
+    n.rows = L.Permute(n.flat, order=[1, 0, 2])
+    n.lstm = L.LSTM(n.rows, beginnings(L.Reduction(n.rows, axis=2)), num_output=units, weight_filler=UNIFORM)
+    n.earlier, n.last = L.Slice(n.lstm, ntop=2, axis=0, slice_point=[rows - 1])
+    n.unused = L.Silence(n.earlier, ntop=0)
+    n.read = L.Reshape(n.last, axis=0, num_axes=2, shape={"dim": [-1]})
+    n.scores = L.InnerProduct(n.read, num_output=classes, weight_filler={"type": "xavier"})
+    classify(n, n.scores)
+    return n
+
+
+def seq2seq_addition(
+    *, symbols: int = 13, question: int = 7, answer: int = 4, units: int = 128, batch: int = 128, test_batch: int = 500
+) -> NetSpec:
+    """Reads a sum as characters and writes the answer: an encoder LSTM, and a decoder that goes on from its h and c;
+    266,509 parameters by default.
+
+    ``question`` (batch, question), ``before`` (batch, answer): the answer's characters, each moved one place on, behind
+    a mark that begins it; ``answer`` (batch, answer). The question is read backwards. Source: Sutskever, Vinyals and Le
+    2014 (arXiv 1409.3215); the task as in Zaremba and Sutskever 2014 (arXiv 1410.4615) and Keras' ``addition_rnn``.
+
+    Args:
+        symbols: how many characters there are.
+        question, answer: their lengths.
+        units: H of both LSTMs, and of the embedding that they share.
+    """
+    n = NetSpec("Seq2SeqAddition")
+    for phase, size in ((TRAIN, batch), (TEST, test_batch)):
+        shapes = [{"dim": [size, length]} for length in (question, answer, answer)]
+        tops = ["question", "before", "answer"]
+        if phase is TRAIN:
+            n.question, n.before, n.answer = L.Input(ntop=3, shape=shapes, include=phase)
+        else:
+            n.test_inputs = L.Input(ntop=0, name="question", top=tops, shape=shapes, include=phase)
+
+    def embedded(bottom: Top) -> Top:
+        return L.Embed(L.Permute(bottom, order=[1, 0]), input_dim=symbols, num_output=units, bias_term=False,
+                       weight_filler=UNIFORM, param=[{"name": "embed"}])
+
+    settled = {"num_output": units, "weight_filler": UNIFORM, "expose_hidden": True, "hidden_gradient": True}
+    n.asked, n.written = embedded(n.question), embedded(n.before)
+    pieces = L.Slice(n.asked, ntop=question, axis=0)
+    n.backwards = L.Concat(*reversed(pieces), axis=0)
+    n.zeros = L.Power(pieces[0], scale=0)
+    n.encoder, n.h, n.c = L.LSTM(n.backwards, _ones(n.question), n.zeros, n.zeros, ntop=3, **settled)
+    n.decoder, n.last_h, n.last_c = L.LSTM(n.written, _ones(n.before), n.h, n.c, ntop=3, **settled)
+    n.unused = L.Silence(n.encoder, n.last_h, n.last_c, ntop=0)
+    n.scores = L.InnerProduct(n.decoder, num_output=symbols, axis=2, weight_filler=UNIFORM)
+    n.expected = L.Permute(n.answer, order=[1, 0])
+    n.accuracy = L.Accuracy(n.scores, n.expected, axis=2, include=TEST)
+    n.loss = L.SoftmaxWithLoss(n.scores, n.expected, axis=2)
+    return n
+
+
+def beginnings(like: Top) -> Top:
+    """cont, (T, N), of sequences that are whole in each batch: 0 at the first step, then 1. ``like``: any (T, N)."""
+    first, others = L.Slice(L.Power(like, scale=0, shift=1), ntop=2, axis=0, slice_point=[1])
+    return L.Concat(L.Power(first, scale=0), others, axis=0)
+
+
+def _ones(items: Top) -> Top:
+    """cont, (T, N), of sequences that go on from a state that is given. ``items``: (N, T)."""
+    return L.Power(L.Permute(items, order=[1, 0]), scale=0, shift=1)

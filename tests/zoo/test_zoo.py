@@ -19,7 +19,7 @@ from jaffe.netdef.schema import settings_fields
 TABLES = Path(__file__).parent / "tables"
 NETS = {name: getattr(zoo, name) for name in (
     "lenet", "mlp", "logreg", "cifar10_quick", "cifar10_full", "autoencoder", "caffenet", "googlenet", "squeezenet",
-    "resnet18", "mobilenet", "char_lstm",
+    "resnet18", "mobilenet", "char_lstm", "lstm_sequence_classifier", "seq2seq_addition", "lrcn", "caption",
 )}
 
 
@@ -53,19 +53,29 @@ def test_specs_round_trip_as_prototxt(name: str):
 
 AUTOENCODER = sum(a * b + b for a, b in itertools.pairwise((784, 1000, 500, 250, 30, 250, 500, 1000, 784)))
 CHAR_LSTM = 128 * 256 + 4 * 256 * (256 + 1 + 256) + (256 + 1) * 128
+
+
+def lstm(units: int, inputs: int) -> int:
+    return 4 * units * (inputs + 1 + units)
+
+
 # Published figures; GoogLeNet's auxiliary classifiers (convolution, fc, classifier), autoencoder and LSTM: by hand.
 PUBLISHED = {
     "lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "caffenet": 60_965_224,
     "googlenet": 6_998_552 + (512 + 528 + 2) * 128 + 2 * (2048 + 1) * 1024 + 2 * (1024 + 1) * 1000,
     "squeezenet": 1_235_496, "resnet18": 11_689_512, "mobilenet": 4_231_976, "autoencoder": AUTOENCODER,
-    "char_lstm": CHAR_LSTM,
+    "char_lstm": CHAR_LSTM, "lstm_sequence_classifier": lstm(64, 8) + 65 * 10,
+    "seq2seq_addition": 13 * 128 + 2 * lstm(128, 128) + 129 * 13,
+    "lrcn": 60_965_224 - (4096 + 1) * (4096 + 1000) + lstm(256, 4096) + 257 * 101,
+    "caption": 60_965_224 + 8801 * 1000 + 2 * lstm(1000, 1000) + 4 * 1000 * 1000 + 1001 * 8801,
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts(name: str):
     net = compile_net(NETS[name](), phase="TRAIN")
-    trained = sum(math.prod(one.weight.shape) for stored in net.stored.values() for one in stored if one.weight.trained)
+    trained = sum(math.prod(one.weight.shape) for layer, stored in net.stored.items() for one in stored
+                  if one.weight.trained and one.owner == (layer, one.weight.name))
     assert trained == PUBLISHED[name]
 
 
@@ -137,6 +147,25 @@ def test_recipes_on_digits_learn(name: str):
     (means,) = job.test()
     if "accuracy" in means:
         assert means["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(("name", "iterations", "share"), [
+    ("char_lstm", 40, 0.8), ("lstm_sequence_classifier", 150, 0.5), ("seq2seq_addition", 150, 0.8)])
+def test_recurrent_recipes_learn(name: str, iterations: int, share: float):
+    """A short run: the loss falls below this share of where it began."""
+    job = jaffe.Solver(zoo.recipe(name), max_iter=iterations, test_interval=iterations, test_iter=[2], snapshot=0)
+    losses = job.step(iterations)
+    assert losses[-10:].mean() < share * losses[:3].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "accuracy"), [
+    ("char_lstm", 0.575), ("lstm_sequence_classifier", 0.95), ("seq2seq_addition", 0.995)])
+def test_recurrent_recipes_reach_what_they_say(name: str, accuracy: float):
+    job = jaffe.Solver(zoo.recipe(name), snapshot=0)
+    job.run()
+    (means,) = job.test()
+    assert means["accuracy"] > accuracy
 
 
 def test_cifar_recipe_runs_on_cifar_like_images():

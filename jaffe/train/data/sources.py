@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.jaffe_pb2 import Datum
+from jaffe.train.data.made import MADE
 
 Record = Mapping[str, np.ndarray]
 
@@ -195,7 +196,8 @@ def open_dataset(data: Data, split: str, base: Path = Path()) -> Dataset:
 
     Args:
         data: ``"tfds:NAME"`` (its ``split`` is taken, or ``"tfds:NAME:SPLIT"``), ``"lmdb:PATH"``, ``"npz:PATH"``,
-            a dict of arrays with one first axis, any sequence of dicts of arrays, or a ``Dataset``.
+            ``"text:python"`` and ``"made:sums"`` (``jaffe.train.data.made``), a dict of arrays with one first axis, any
+            sequence of dicts of arrays, or a ``Dataset``.
         split: ``"train"`` or ``"test"``.
         base: where relative paths are looked for beside the current folder.
 
@@ -215,6 +217,9 @@ def open_dataset(data: Data, split: str, base: Path = Path()) -> Dataset:
 
 
 def _open_named(data: str, split: str, base: Path) -> Dataset:
+    if data in MADE:
+        make, shuffle = MADE[data]
+        return Dataset(ArraySource(make(split), data), shuffle, data)
     kind, _, rest = data.partition(":")
     if kind == "tfds" and rest:
         name, _, own = rest.partition(":")
@@ -230,4 +235,4 @@ def _open_named(data: str, split: str, base: Path) -> Dataset:
                 return Dataset(ArraySource(dict(arrays), data), True, data)
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: an .npy file
             raise JaffeError(f"{data} cannot be read: {error}") from None
-    raise JaffeError(f"data {data!r} is not known; expected tfds:NAME, lmdb:PATH or npz:PATH")
+    raise JaffeError(f"data {data!r} is not known; expected tfds:NAME, lmdb:PATH, npz:PATH, {', '.join(MADE)}")

@@ -1,0 +1,81 @@
+"""Data that need no files: text that ships with Python, sums as characters."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+STREAMS = 32
+# Modules written in Python, with much documentation; what of them a Python has not is left out.
+_MODULES = (
+    "_pydecimal argparse asyncio/events asyncio/streams cmd collections/__init__ concurrent/futures/_base configparser "
+    "contextlib copy csv dataclasses datetime difflib doctest email/message enum fractions functools getopt gettext "
+    "heapq html/parser http/client http/cookiejar http/server imaplib inspect ipaddress json/__init__ json/decoder "
+    "json/encoder locale logging/__init__ logging/handlers mailbox numbers optparse os pathlib pdb pickle pickletools "
+    "platform plistlib poplib pprint profile queue random sched shelve shlex shutil smtplib socket socketserver "
+    "sqlite3/dbapi2 ssl statistics string subprocess sysconfig tarfile tempfile textwrap threading timeit tokenize "
+    "trace traceback turtle types typing unittest/case unittest/mock urllib/parse urllib/request uuid warnings wave "
+    "weakref webbrowser xml/dom/minidom xml/etree/ElementTree xmlrpc/client zipfile zoneinfo/_zoneinfo"
+)
+SYMBOLS = "0123456789+ ="  # of sums; a space fills up, "=" begins the answer
+DIGITS = 3
+
+
+def python_text(split: str, streams: int = STREAMS) -> dict[str, np.ndarray]:
+    """Python's licence and the documentation in its standard library, as ASCII codes, for a recurrent net.
+
+    The text is cut into ``streams`` pieces that are read side by side, a row a step, so that a batch of T rows goes on
+    where the one before ended. Every tenth part is ``test``, the others ``train``.
+
+    Returns:
+        ``data``, ``cont`` (0 in the first row, else 1) and ``label``, the symbol that follows: (rows, streams).
+    """
+    codes = np.frombuffer(_python_text().encode("ascii", "ignore"), np.uint8)
+    tenth = len(codes) // 10
+    chosen = codes[-tenth:] if split == "test" else codes[:-tenth]
+    rows = (len(chosen) - 1) // streams
+    data, label = (chosen[start : start + rows * streams].reshape(streams, rows).T for start in (0, 1))
+    cont = np.ones(data.shape, np.uint8)
+    cont[0] = 0
+    return {"data": np.ascontiguousarray(data), "cont": cont, "label": np.ascontiguousarray(label)}
+
+
+def _python_text() -> str:
+    folder = Path(sysconfig.get_path("stdlib"))
+    licence = folder / "LICENSE.txt"
+    parts = [licence.read_text("utf-8", "ignore")] if licence.is_file() else []
+    for module in _MODULES.split():
+        path = folder / f"{module}.py"
+        if path.is_file():
+            tree = ast.parse(path.read_text("utf-8", "ignore"))
+            nodes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            parts += filter(None, (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, nodes)))
+    return "\n\n".join(parts)
+
+
+def sums(split: str) -> dict[str, np.ndarray]:
+    """``123+45`` and its answer as characters, indices into ``SYMBOLS``; numbers below 1000, drawn with fixed seeds.
+
+    Returns:
+        ``question`` (items, 7), filled up with spaces in front; ``before`` (items, 4), ``=`` and the answer but for its
+        last character; ``answer`` (items, 4), filled up behind. 50,000 to train on, and 2,000 others to test.
+    """
+    pairs = np.random.default_rng(0).permutation(1000 * 1000)[: 52_000]
+    chosen = pairs[50_000:] if split == "test" else pairs[:50_000]
+    questions = [f"{pair // 1000}+{pair % 1000}".rjust(2 * DIGITS + 1) for pair in chosen]
+    answers = [str(pair // 1000 + pair % 1000).ljust(DIGITS + 1) for pair in chosen]
+    befores = ["=" + answer[:-1] for answer in answers]
+    return {"question": _indices(questions), "before": _indices(befores), "answer": _indices(answers)}
+
+
+def _indices(texts: list[str]) -> np.ndarray:
+    place = np.zeros(128, np.uint8)
+    place[[ord(symbol) for symbol in SYMBOLS]] = np.arange(len(SYMBOLS))
+    return place[np.frombuffer("".join(texts).encode(), np.uint8)].reshape(len(texts), -1)
+
+
+# What --data calls them, and whether training takes the records in another order each time.
+MADE = {"text:python": (python_text, False), "made:sums": (sums, True)}
