@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 FORKS = """
     Permute Normalize PriorBox DetectionOutput ReLU6 DepthwiseConvolution ConvolutionDepthwise ShuffleChannel Axpy
     Interp Upsample ROIPooling PSROIPooling SmoothL1Loss PriorBoxClustered BN CReLU Maxout LocallyConnected Correlation
-    MultiBoxLoss
+    MultiBoxLoss CTCLoss CTCGreedyDecoder
 """
 
 

@@ -29,6 +29,7 @@ from tests.nets.case import X, one
 # Layer types without a form in ONNX, and why. A new type is either written or comes here with its reason.
 REFUSED = {
     "Accuracy": "measures a net against labels",
+    "CTCLoss": "a loss",
     "ContrastiveLoss": "a loss",
     "EuclideanLoss": "a loss",
     "HingeLoss": "a loss",
@@ -39,6 +40,7 @@ REFUSED = {
     "SmoothL1Loss": "a loss",
     "SoftmaxWithLoss": "a loss",
     "DetectionOutput": "ONNX's NonMaxSuppression gives as many rows as it finds, and knows no eta",
+    "CTCGreedyDecoder": "writes each label to a place that depends on those before it",
     "Python": "code",
     "Silence": "gives nothing, so nothing leads to it",
     "HDF5Output": "gives nothing, so nothing leads to it",

@@ -24,6 +24,11 @@ NETS = {
         one("InfogainLoss", bottoms="x y h", tops="t p", inputs=X + LABELS + input_layer("h", 3, 3)),
         integers={"y": 3}, fixed=("h",),
     ),
+    "ctc_loss": Case(
+        one("CTCLoss", "ctc_loss_param { blank_label: 4 }", bottoms="x y",
+            inputs=input_layer("x", 7, 3, 5) + input_layer("y", 3, 2)), integers={"y": 4}
+    ),
+    "ctc_decoder": Case(one("CTCGreedyDecoder", inputs=input_layer("x", 7, 3, 5)), no_gradient=("t",)),
     # Caffe's gradient of a dissimilar pair is not quite that of its loss: see test_losses.
     "contrastive_loss": Case(
         one("ContrastiveLoss", bottoms="x z y", inputs=PAIRS), integers={"y": 2}, fixed=("x", "z")

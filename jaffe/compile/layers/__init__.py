@@ -4,6 +4,7 @@ from jaffe.compile.layers import arithmetic as arithmetic
 from jaffe.compile.layers import batch_norm as batch_norm
 from jaffe.compile.layers import convolution as convolution
 from jaffe.compile.layers import correlation as correlation
+from jaffe.compile.layers import ctc as ctc
 from jaffe.compile.layers import data as data
 from jaffe.compile.layers import detection as detection
 from jaffe.compile.layers import distance_loss as distance_loss

@@ -106,8 +106,7 @@ class Recurrent(Layer):
         keep = (lambda value: value) if self.p.hidden_gradient else lax.stop_gradient
         start = tuple(keep(value)[0].astype(products.dtype) for value in first)
         recurrent = weights["hidden_weight"].T
-        tuned = ctx.lowering.on_cpu and not ctx.lowering.plain
-        step = self.tuned_step if tuned else self.step
+        step = self.tuned_step if _tuned(ctx.lowering) else self.step
         last, steps = recur(step, start, products, cont, recurrent, x.dtype, ctx.lowering)
         after = [keep(value)[None] for value in last]
         output = self.output(weights, steps, multiply)
@@ -159,6 +158,11 @@ class Recurrent(Layer):
 
 def _product(x: Array, weight: Array, dtype: Any, lowering: Lowering) -> Array:
     return product(x.astype(dtype), weight.astype(dtype), lowering, transposed=True)
+
+
+def _tuned(lowering: Lowering) -> bool:
+    """Whether gates are computed as it is fast on the CPU, without a forward-mode derivative."""
+    return lowering.on_cpu and not lowering.plain
 
 
 @built_in("LSTM")
@@ -252,7 +256,8 @@ class LSTMUnit(Layer):
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         c, gates, cont = bottoms
-        return lstm_unit(c, gates, lax.stop_gradient(cont)[..., None])
+        unit = tuned_lstm_unit if _tuned(ctx.lowering) else lstm_unit
+        return unit(c, gates, lax.stop_gradient(cont)[..., None])
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 10 * math.prod(tops[0])
