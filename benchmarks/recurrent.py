@@ -57,13 +57,18 @@ def one(form: str, task: str, steps: int, limit: float) -> Found | None:
     return {**found, "compiling_s": compiling}
 
 
+def again(earlier: Sequence[Found], limit: float) -> bool:
+    """Whether something is timed in another round too: not what did not end, nor what takes a tenth of the limit."""
+    return bool(earlier) and earlier[0]["compiling_s"] <= limit / 10
+
+
 def growth(rounds: int, limit: float) -> dict[str, dict[int, list[Found]]]:
-    """By form and steps what each round found. What takes a tenth of the limit is run once."""
+    """By form and steps what each round found."""
     found: dict[str, dict[int, list[Found]]] = {form: {steps: [] for steps in STEPS} for form in ("loop", "graph")}
     for number in range(rounds):
         for form, curve in found.items():
             for steps, earlier in curve.items():
-                if number and (not earlier or earlier[0]["compiling_s"] > limit / 10):
+                if number and not again(earlier, limit):
                     continue
                 result = one(form, "lstm", steps, limit)
                 if result is None:
@@ -74,16 +79,14 @@ def growth(rounds: int, limit: float) -> dict[str, dict[int, list[Found]]]:
 
 def steps_in_turn(rounds: int, limit: float) -> dict[str, list[Found]]:
     """A training step of the character LSTM in each form, and in PyTorch if that is installed."""
-    found: dict[str, list[Found]] = {}
+    found: dict[str, list[Found]] = {"layer": [], "loop": [], "graph": [], "torch": []}
     for number in range(rounds):
         for form in ("layer", "loop", "graph"):
-            if number and not found[form]:
-                continue
-            result = one(form, "char", CHAR_STEPS, limit)
-            found.setdefault(form, []).extend([] if result is None else [result])
+            result = one(form, "char", CHAR_STEPS, limit) if not number or again(found[form], limit) else None
+            found[form].extend([] if result is None else [result])
         if find_spec("torch"):
             with tempfile.TemporaryDirectory() as cache:
-                found.setdefault("torch", []).append(run(Task("torch", "contiguous", "char_lstm", "train", 32), cache))
+                found["torch"].append(run(Task("torch", "contiguous", "char_lstm", "train", 32), cache))
             print(f"PyTorch: {found['torch'][-1]['step_ms']:.2f} ms", flush=True)
     return found
 
@@ -112,7 +115,7 @@ def steps_table(found: Mapping[str, Sequence[Found]]) -> str:
               "torch": "PyTorch, nn.LSTM"}
     rows = []
     for form, title in titles.items():
-        if found.get(form):
+        if found[form]:
             pairs = list(zip(found[form], found["layer"], strict=False))
             ratio = Spread.of(one["step_ms"] / layer["step_ms"] for one, layer in pairs)
             rows.append([title, spread(found[form], "step_ms"), ratio])
