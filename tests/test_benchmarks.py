@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
-from benchmarks import breakdown
+from benchmarks import breakdown, recurrent, unrolled
 from benchmarks.__main__ import PAGE
 from benchmarks.growth import steepest
 from benchmarks.nets import NETS
@@ -107,3 +108,45 @@ def test_time_side_by_side_is_shared():
     events = [(0.0, 4.0, "a"), (1.0, 3.0, "b"), (1.0, 3.0, "b"), (5.0, 6.0, "c")]
     found = breakdown.shared(events)
     assert found == pytest.approx({"a": 2 + 2 / 3, "b": 4 / 3, "c": 1})
+
+
+def found(compiling: float, step: float) -> dict[str, float]:
+    return {"declared_s": 0.5, "compiling_s": compiling, "compile_mb": 60.0, "step_ms": step}
+
+
+def test_growth_of_recurrent_nets():
+    loop = {steps: [found(compiling, steps / 10) for compiling in (1.0, 3.0, 2.0)] for steps in recurrent.STEPS}
+    loop[2000] = [found(3.0, 200.0)] * 3
+    graph = {5: [found(4.0, 1.0)], 20: [], 100: [], 500: [], 2000: []}
+    lines = recurrent.growth_table({"loop": loop, "graph": graph}, limit=400).splitlines()
+    assert lines[2] == ("| 5 | 0.500 (0.500 to 0.500) | 2.00 (1.00 to 3.00) | 60.0 (60.0 to 60.0) | "
+                        "0.500 (0.500 to 0.500) | 4 | 60 | 1 |")
+    assert lines[3].endswith("| - | - | - |")
+    assert lines[-1] == 'From 20 to 2000 steps compiling grows 1.50 times. "-": not tried, or not done within 400 s.'
+
+
+def test_steps_of_recurrent_nets_are_held_against_the_layer():
+    text = recurrent.steps_table({
+        "layer": [found(1, 40.0), found(1, 80.0)], "loop": [found(1, 44.0), found(1, 84.0)],
+        "graph": [found(250, 400.0)], "torch": []})
+    assert text.splitlines()[2:] == [
+        "| LSTM layer | 60.0 (40.0 to 80.0) | 1.00 (1.00 to 1.00) |",
+        "| written out, as a loop | 64.0 (44.0 to 84.0) | 1.08 (1.05 to 1.10) |",
+        "| written out, as written | 400 | 10.0 (10.0 to 10.0) |"]
+
+
+def test_recurrent_nets_as_timed_are_what_they_are_called():
+    """The layer, and the same written out, which becomes one loop, or stays as it is, with equal losses."""
+    losses = {}
+    for form in ("layer", "loop", "graph"):
+        spec, data = unrolled.declared("lstm", form, 5)
+        net = compile_net(spec, phase="TRAIN")
+        if form == "graph":
+            net = unrolled.Unrolled(net.graph, net.inferred, net.dtype, net.precision, net.lowering, net.remat)
+        loops = [line for line in str(net.program(frozenset(net.loss_tops))).splitlines() if "Steps<5 x" in line]
+        assert len(loops) == (form == "loop")
+        params = jax.tree.map(lambda weight: 0.1 * jax.numpy.ones(weight.shape), net.init(jax.random.key(0))["params"])
+        variables = {"params": params, "state": net.fresh_carry()}
+        losses[form] = float(net.loss(variables, {name: data[name] for name in net.inputs})[0])
+    assert losses["layer"] == pytest.approx(losses["loop"], rel=1e-6)
+    assert losses["loop"] == pytest.approx(losses["graph"], rel=1e-6)
