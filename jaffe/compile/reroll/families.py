@@ -51,12 +51,15 @@ class Found:
     chains: list[Family]
 
 
-def find_families(graph: Graph, context: PassContext, wiring: Wiring) -> Found:
+def find_families(graph: Graph, context: PassContext, wiring: Wiring, period: int = 1) -> Found:
     """The families of a graph.
 
     A family begins as a chain: layers of one kind that share all their weights, of which each depends on the one
     before. Where it goes from one member to the next, so do the layers around it: what they read, and what reads
     them, pair by pair, as far as those are of one kind too.
+
+    ``period``: how many members further in a chain the next of a family is: 2 where steps are alike every second time,
+    or where a weight is used twice a step.
     """
     kinds = node_kinds(graph, context)
     after: dict[int, int] = {}  # from a member of a family to the next
@@ -67,7 +70,7 @@ def find_families(graph: Graph, context: PassContext, wiring: Wiring) -> Found:
             continue  # found on the way from another one
         links = _links(graph, group)
         chains += _paths(links)
-        pairs = [(a, b) for a, b in links.items() if a not in after and b not in before]
+        pairs = [(a, b) for a, b in _further(links, period) if a not in after and b not in before]
         while pairs:
             a, b = pairs.pop()
             if a in after or b in before:
@@ -137,6 +140,14 @@ def _links(graph: Graph, group: Sequence[int]) -> dict[int, int]:
         if last >= 0:
             latest.update(dict.fromkeys(node.tops, last))
     return links
+
+
+def _further(links: dict[int, int], period: int) -> list[tuple[int, int]]:
+    """Each node, and the one that is so many links further."""
+    pairs = [(node, node) for node in links]
+    for _ in range(period):
+        pairs = [(node, links[last]) for node, last in pairs if last in links]
+    return pairs
 
 
 def _neighbours(

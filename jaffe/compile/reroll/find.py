@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.passes.run import PassContext
@@ -14,6 +15,7 @@ from jaffe.netdef.graph import Graph
 # XLA:CPU runs its own convolutions inside a loop 3 to 30 times as slowly as outside, those of oneDNN up to 3 times. A
 # program of so many steps takes seconds to compile.
 MOST_STEPS_OF_CONVOLUTIONS = {"onednn": 64, "xla": 256}
+MOST_PERIOD = 4  # steps may be alike every second, third or fourth time only
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,40 @@ class Loops:
     refusals: list[Refusal]
     chains: list[Family]
 
+    @cached_property
+    def looped(self) -> frozenset[int]:
+        """The places of all that is in a loop."""
+        return frozenset(
+            place for region in self.regions if region.loops for column in region.columns for place in column)
+
 
 def find_loops(graph: Graph, context: PassContext) -> Loops:
     """The loops of a graph, and the layers around them that take all steps at once."""
     wiring = Wiring.of(graph)
-    found = find_families(graph, context, wiring)
-    if not found.chains:
-        return Loops(wiring, [], [], [])
-    regions, refusals = find_regions(graph, wiring, found.families, context.inferred.shapes)
-    paying = []
-    for region in regions:
+    best = Loops(wiring, [], [], [])
+    for period in range(1, MOST_PERIOD + 1):
+        found = find_families(graph, context, wiring, period)
+        regions, refusals = find_regions(graph, wiring, found.families, context.inferred.shapes)
+        loops = _paying(graph, context, Loops(wiring, regions, refusals, found.chains))
+        if period == 1 or len(loops.looped) > len(best.looped):
+            best = loops
+        settled = loops.looped.union(*(refusal.places for refusal in loops.refusals if refusal.slow))
+        if all(settled.intersection(chain) for chain in found.chains):
+            break
+    return best
+
+
+def _paying(graph: Graph, context: PassContext, loops: Loops) -> Loops:
+    """Without loops that would be slow."""
+    paying, refusals = [], list(loops.refusals)
+    for region in loops.regions:
         slow = _slow(graph, context, region)
         if slow:
             places = frozenset(place for column in region.columns for place in column)
-            refusals.append(Refusal(places, slow))
+            refusals.append(Refusal(places, slow, slow=True))
         else:
             paying.append(region)
-    return Loops(wiring, paying, refusals, found.chains)
+    return replace(loops, regions=paying, refusals=refusals)
 
 
 def _slow(graph: Graph, context: PassContext, region: Region) -> str:
@@ -67,14 +86,12 @@ def explain_loops(graph: Graph, context: PassContext) -> list[str]:
     """A line for each loop, and for each chain of layers that became none."""
     found = find_loops(graph, context)
     lines = []
-    looped: set[int] = set()
     for region in found.regions:
         if region.loops:
-            looped.update(place for column in region.columns for place in column)
             first, last = ([graph.nodes[column[k]].name for column in region.columns] for k in (0, -1))
             lines.append(f"one loop: {region.steps} steps from {', '.join(first)} to {', '.join(last)}")
     for chain in found.chains:
-        left = [place for place in chain if place not in looped]
+        left = [place for place in chain if place not in found.looped]
         if left:
             reasons = [refusal.reason for refusal in found.refusals if refusal.places.intersection(left)]
             names = [graph.nodes[place].name for place in left]

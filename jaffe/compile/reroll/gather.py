@@ -30,12 +30,9 @@ def _stack(run: Run, env: Values) -> jax.Array:
     value = env[run.value]
     if run.alone:
         return jnp.broadcast_to(value, (run.count, *value.shape))
-    low = min(run.first, run.first + (run.count - 1) * run.stride)
-    if isinstance(run.source, Cut):
-        stack = _pieces(run.source, value, low, low + run.count)
-    else:
-        stack = value if run.count == len(value) else value[low : low + run.count]
-    return stack if run.stride == 1 else stack[::-1]
+    low, high = sorted((run.first, run.first + (run.count - 1) * run.stride))
+    stack = _pieces(run.source, value, low, high + 1) if isinstance(run.source, Cut) else value[low : high + 1]
+    return stack if run.stride == 1 else stack[:: run.stride]
 
 
 def _pieces(cut: Cut, value: jax.Array, low: int, high: int) -> jax.Array:

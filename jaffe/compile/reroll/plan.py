@@ -39,11 +39,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Run:
-    """Values that are had together: ``count`` of a stack from place ``first`` on, forwards or backwards.
+    """Values that are had together: ``count`` of a stack from place ``first`` on, every ``stride``-th.
 
     Attributes:
         source: a stack by its name, or the pieces of a Slice.
-        stride: 1 or -1.
+        stride: negative for backwards.
         alone: the source is one value instead, ``count`` times.
     """
 
@@ -76,7 +76,7 @@ def runs(values: Iterable[str], located: Mapping[str, Location]) -> Series:
         if found and found[-1].source == source and not found[-1].alone:
             last = found[-1]
             stride = place - (last.first + (last.count - 1) * last.stride)
-            if stride in (1, -1) and (last.count == 1 or stride == last.stride):
+            if stride and (last.count == 1 or stride == last.stride):
                 found[-1] = Run(source, last.first, last.count + 1, stride)
                 continue
         found.append(Run(source, place))

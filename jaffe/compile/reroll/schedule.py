@@ -64,10 +64,12 @@ class Refusal:
 
     Attributes:
         places: of the layers.
+        slow: whether they could be, but would be slower.
     """
 
     places: frozenset[int]
     reason: str
+    slow: bool = False
 
 
 def find_regions(
