@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,21 @@ def differentiated(net: CompiledNet, nodes: Sequence[Node], variables: Any, inpu
 
     (_, (tops, state)), gradients = jax.value_and_grad(run, has_aux=True)(variables["params"])
     return tops, state, gradients
+
+
+def every_equation(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program, and of the programs in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from every_equation(inner)
+
+
+def operations(jaxpr: Any) -> list[str]:
+    """Names of the primitives of a program, those of inner programs too."""
+    return [equation.primitive.name for equation in every_equation(jaxpr)]
 
 
 def quickly(function: Any) -> Any:

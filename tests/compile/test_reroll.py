@@ -18,7 +18,15 @@ from jaffe.compile.passes import PIPELINE, eliminate_dead, recompute, reroll, ru
 from jaffe.compile.reroll.components import components
 from jaffe.compile.reroll.find import MOST_STEPS_OF_CONVOLUTIONS
 from jaffe.compile.reroll.plan import Steps
-from tests.compile.programs import after, assert_near, differentiated, kept, quickly
+from tests.compile.programs import (
+    after,
+    assert_near,
+    differentiated,
+    every_equation,
+    kept,
+    operations,
+    quickly,
+)
 from tests.nets import unrolled
 from tests.nets.case import input_layer
 from tests.nets.unrolled import UNROLLED
@@ -111,17 +119,6 @@ def test_fewer_than_four_steps_stay():
     assert any("Steps<4 x h2h_1" in line for line in lines(unrolled.simple(4)))
 
 
-def operations(jaxpr) -> list[str]:
-    """Primitive names, those of inner programs too."""
-    names = []
-    for equation in jaxpr.eqns:
-        names.append(equation.primitive.name)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            names += operations(inner) if hasattr(inner, "eqns") else []
-    return names
-
-
 @pytest.mark.parametrize("make", [unrolled.simple, unrolled.lstm, unrolled.lstm_of_gates], ids=lambda one: one.__name__)
 def test_programs_do_not_grow_with_the_steps(make):
     def program(steps: int) -> list[str]:
@@ -147,15 +144,6 @@ def test_weights_have_one_product_after_the_loop():
 
 
 PRODUCTS = ("dot_general", "onednn")
-
-
-def every_equation(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from every_equation(inner)
 
 
 NETS = {"simple": unrolled.simple(), "lstm": unrolled.lstm(), "both ways": unrolled.both_ways(),
