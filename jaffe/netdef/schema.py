@@ -16,6 +16,7 @@ _BORROWED = {
     "PriorBoxClustered": ("prior_box_param",),
     "Normalize": ("norm_param",),
     "MultiBoxLoss": ("multibox_loss_param", "loss_param"),
+    "CTCLoss": ("ctc_loss_param", "loss_param"),
     "CTCGreedyDecoder": ("ctc_loss_param",),
     "LSTM": ("recurrent_param",),
     "RNN": ("recurrent_param",),

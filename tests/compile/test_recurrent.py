@@ -9,6 +9,7 @@ import pytest
 
 from jaffe.compile import compile_net, load_weights
 from jaffe.netdef import JaffeError
+from tests.compile.programs import operations
 from tests.compile.test_every_layer import make_inputs
 from tests.nets import NETS
 from tests.nets.case import input_layer, one
@@ -120,17 +121,6 @@ def test_flops():
     assert compile_net(NETS["rnn"].net).cost()["l"].flops == 15 * (28 + 98 + 7 + 7 + 7 + 7 + 98 + 7 + 7)
 
 
-def equations(jaxpr) -> list[str]:
-    """Primitive names, those of inner programs too."""
-    names = []
-    for equation in jaxpr.eqns:
-        names.append(equation.primitive.name)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            names += equations(inner) if hasattr(inner, "eqns") else []
-    return names
-
-
 @pytest.mark.parametrize("kind", ["LSTM", "RNN"])
 def test_program_does_not_grow_with_the_sequence(kind: str):
     def program(steps: int) -> list[str]:
@@ -142,7 +132,7 @@ def test_program_does_not_grow_with_the_sequence(kind: str):
             outputs, state = net.apply(variables, feeds)
             return outputs["t"].sum(), state
 
-        return equations(jax.make_jaxpr(jax.value_and_grad(value, has_aux=True, allow_int=True))(net.init(KEY)).jaxpr)
+        return operations(jax.make_jaxpr(jax.value_and_grad(value, has_aux=True, allow_int=True))(net.init(KEY)).jaxpr)
 
     short, long = program(3), program(300)
     assert short == long
@@ -151,7 +141,7 @@ def test_program_does_not_grow_with_the_sequence(kind: str):
     feeds = make_inputs(forward, NETS["lstm_static"])
     (scan,) = [e for e in jax.make_jaxpr(lambda v: forward.apply(v, feeds))(forward.init(KEY)).jaxpr.eqns
                if e.primitive.name == "scan"]
-    assert equations(scan.params["jaxpr"].jaxpr).count("dot_general") == 1  # the other products are outside
+    assert operations(scan.params["jaxpr"].jaxpr).count("dot_general") == 1  # the other products are outside
 
 
 def test_another_batch_needs_another_carry():
@@ -227,3 +217,23 @@ def test_a_carry_alone_keeps_a_layer_alive():
     variables = net.init(KEY)
     _, state = net.apply(variables, make_inputs(net, NETS["lstm"]), blobs=["y"])
     assert state["l"]["c"].any()
+
+
+def test_lstm_unit_in_few_loops():
+    """The gates as they are fast on the CPU, against XLA's own, which alone have a forward-mode derivative."""
+    case = NETS["lstm_unit"]
+    with jax.enable_x64(True):
+        tuned, plain = (compile_net(case.net, dtype="float64", lowering=way) for way in ("auto", "plain"))
+        inputs = {name: value - 0.3 for name, value in make_inputs(plain, case).items()}
+        inputs["cont"] = jnp.asarray([[0, 1, 1]], "float64")
+
+        def tops(net):
+            return lambda c, g: [net.apply({}, {**inputs, "c": c, "g": g})[0][name] for name in ("t", "u")]
+
+        (expected, pull_plain), (found, pull) = (jax.vjp(tops(net), inputs["c"], inputs["g"]) for net in (plain, tuned))
+        gradient = [jnp.cos(value) for value in expected]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15),
+                     (found, pull(gradient)), (expected, pull_plain(gradient)))
+        assert "custom_vjp_call" in str(jax.make_jaxpr(tops(tuned))(inputs["c"], inputs["g"]))
+        _, moved = jax.jvp(tops(plain), (inputs["c"], inputs["g"]), (inputs["c"], inputs["g"]))
+        assert all(np.isfinite(value).all() for value in moved)
