@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaffe.netdef import jaffe_pb2
 from jaffe.netdef.errors import SpecError, suggest
 from jaffe.netdef.jaffe_pb2 import LayerParameter, NetParameter
 from jaffe.netdef.schema import field_names, settings_fields
-from jaffe.netdef.source import NetSource
+from jaffe.netdef.source import NetSource, load
 from jaffe.netdef.text import format_text
 
 _LAYER_FIELDS = set(field_names(LayerParameter))
@@ -218,27 +218,47 @@ class NetSpec:
             inputs: tops that take the place of the net's ``Input`` blobs of these names.
 
         Raises:
-            SpecError: the net has no such input; or a blob or layer is called as one that is there already.
+            SpecError: the net has no such input; or a blob or layer is called as one that is there already; or a
+                layer reads what no earlier one writes.
         """
         location, last = _caller(), None
+        taken = self._layer_names()
+        added: dict[str, Top | LayerCall] = {}
         tops: dict[str, Top] = {}
         used: set[str] = set()
-        for layer in net.layer:
-            if layer.type == "Input" and set(layer.top) <= set(inputs):
-                tops.update({name: inputs[name] for name in layer.top})
-                used.update(layer.top)
-                continue
+        for layer in load(net).net.layer:
+            if layer.type == "Input":
+                used.update(name for name in layer.top if name in inputs)
+                tops.update((name, inputs[name]) for name in layer.top if name in inputs)
+                layer = _without(layer, inputs)
+                if not layer.top:
+                    continue
+            for name in layer.bottom:
+                if name not in tops:
+                    raise SpecError(f"bottom {name!r} is not produced by any earlier layer{suggest(name, tops)}",
+                                    layer=layer.name, location=location)
             last = LayerCall.of(layer, tuple(tops[name] for name in layer.bottom), location, last)
             written: dict[str, Top | LayerCall] = dict(zip(layer.top, last.tops, strict=True))
             for name, value in (written or {layer.name: last}).items():
-                if name in self._named and name not in layer.bottom:
+                if (name in self._named or name in added) and name not in layer.bottom:
                     raise SpecError(f"the net has a blob {name!r} already; give one of them another name",
                                     layer=layer.name, location=location)
-                self._named[name] = value
+                added[name] = value
+            if layer.name in taken:
+                raise SpecError("the net has a layer of this name already; give one of them another",
+                                layer=layer.name, location=location)
             tops.update(zip(layer.top, last.tops, strict=True))
         for name in inputs:
             if name not in used:
                 raise SpecError(f"the net {net.name!r} has no input {name!r}{suggest(name, tops)}", location=location)
+        self._named.update(added)
+
+    def _layer_names(self) -> set[str]:
+        """Names of layers that are sure: others are given when the net is written, and step aside."""
+        calls = {key: value.call if isinstance(value, Top) else value for key, value in self._named.items()}
+        emitted: set[LayerCall] = set()
+        own = {one.proto.name for call in calls.values() for one in _in_order(call, emitted)} - {""}
+        return own | {key for key, call in calls.items() if not call.proto.name}
 
     def source(self) -> NetSource:
         """The net and, for each layer, the Python line that made it."""
@@ -256,6 +276,19 @@ class NetSpec:
 def to_proto(*tops: Top) -> NetParameter:
     """The net that computes these tops, every blob named by its layer's type and a number."""
     return _emit("", {f"\0{i}": top for i, top in enumerate(tops)})[0]
+
+
+def _without(layer: LayerParameter, given: Collection[str]) -> LayerParameter:
+    """An Input layer without those of its tops that are given."""
+    kept = [i for i, top in enumerate(layer.top) if top not in given]
+    copy = LayerParameter()
+    copy.CopyFrom(layer)
+    del copy.top[:]
+    copy.top.extend(layer.top[i] for i in kept)
+    if len(layer.input_param.shape) > 1:  # one for each top; a single one is for all
+        del copy.input_param.shape[:]
+        copy.input_param.shape.extend(layer.input_param.shape[i] for i in kept)
+    return copy
 
 
 def _emit(name: str, named: Mapping[str, Top | LayerCall]) -> tuple[NetParameter, list[str]]:

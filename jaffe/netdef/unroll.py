@@ -68,7 +68,7 @@ def unroll(
         state: shapes of the blobs that go from step to step, (1, N, ...).
         static: shapes of blobs that every step reads whole.
         outputs: blobs whose steps are put together along the first axis, under their name; by default a ``Cell``'s,
-            else what is written and is no state, or if that is nothing the first of the state.
+            else what is written and is neither state nor a loss, or if that is nothing the first of the state.
         start: what the first step gets: ``"zeros"``, or ``"input"``: inputs of the net, called ``h_0``.
         reverse: from the last step to the first.
         name: before the names of all layers, weights and blobs but those of the net's inputs.
@@ -77,7 +77,8 @@ def unroll(
         The net. What a step left is reachable too: ``h_3``; the last is ``h_`` and the number of steps, backwards
         ``h_1``. ``NetSpec.add`` makes it part of a larger one.
 
-    A layer type of your own shares the weights that its ``param`` entries name.
+    A layer type of your own shares the weights that its ``param`` entries name. A loss in the cell is a loss of each
+    step: the net's is their sum.
 
     Raises:
         SpecError: the cell does not fit what is said of it: the message says which blob.
@@ -95,7 +96,7 @@ def unroll(
     state = dict(state or {})
     step = cell.step if isinstance(cell, Cell) else cell
     given = [*inputs, *static, *constants, *(one + BEFORE for one in state)]
-    layers = _of_function(step, given) if callable(step) else list(load(step).net.layer)
+    layers = _named(_of_function(step, given) if callable(step) else load(step).net.layer, name)
     written = _check(layers, given, inputs, state)
     if outputs is None:
         outputs = _last(layers, written, state)
@@ -107,14 +108,11 @@ def unroll(
 
 def _of_function(step: Step, given: Iterable[str]) -> list[LayerParameter]:
     """The layers of a step, by calling it with a placeholder for each blob."""
-    parameters = inspect.signature(step).parameters
-    kinds = {each.kind for each in parameters.values()}
-    missing = [one for one, each in parameters.items()
-               if each.default is each.empty and each.kind is not each.VAR_KEYWORD and one not in given]
-    extra = [one for one in given if one not in parameters and inspect.Parameter.VAR_KEYWORD not in kinds]
-    if missing or extra:
-        problem = f"wants {', '.join(missing)}, which nobody gives" if missing else f"takes no {', '.join(extra)}"
-        raise SpecError(f"the cell {problem}; it is given {', '.join(given) or 'nothing'}")
+    given = list(given)
+    fitting = taken(step, given)
+    extra = [one for one in given if one not in fitting]
+    if extra:
+        raise SpecError(f"the cell takes no {', '.join(extra)}; it is given {', '.join(given)}")
     n = NetSpec()
     for one in given:
         n[one] = L.Input(name=one)
@@ -122,13 +120,61 @@ def _of_function(step: Step, given: Iterable[str]) -> list[LayerParameter]:
     tops = step(**{one: n[one] for one in given})
     if not isinstance(tops, Mapping):
         raise SpecError(f"the cell returns tops by name, a dict; it returned {type(tops).__name__}")
+    names: dict[Top, str] = {}
     for one, top in tops.items():
-        if id(top.call) in placeholders:
+        if not isinstance(top, Top):
+            raise SpecError(f"the cell returns as {one!r} a {type(top).__name__}; expected the output of a layer")
+        blob = top
+        while blob.call.in_place:
+            blob = blob.call.bottoms[0]
+        if id(blob.call) in placeholders:
             raise SpecError(f"the cell returns as {one!r} what it was given; expected the output of a layer")
         if one in n:
             raise SpecError(f"the cell returns {one!r}, which is the name of a blob that it reads")
-        n[one] = top
+        if blob in names:
+            raise SpecError(f"the cell returns one blob as {names[blob]!r} and as {one!r}; expected a layer for each")
+        names[blob] = one
+        n[one] = blob
+        n[f"\0{one}"] = top  # in place it has no name of its own, but belongs to the net
     return [layer for layer in n.to_proto().layer if not (layer.type == "Input" and layer.name in given)]
+
+
+def taken(step: Step, given: Iterable[str]) -> list[str]:
+    """Those of the given blobs that a step, a function, takes. Raises SpecError if it wants others too."""
+    parameters = inspect.signature(step).parameters.values()
+    given = list(given)
+    missing = [each.name for each in parameters
+               if each.default is each.empty and each.kind is not each.VAR_KEYWORD and each.name not in given]
+    if missing:
+        raise SpecError(f"the cell wants {', '.join(missing)}, which nobody gives; it is given "
+                        f"{', '.join(given) or 'nothing'}")
+    any_name = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return [one for one in given if any_name or one in {each.name for each in parameters}]
+
+
+def _named(layers: Iterable[LayerParameter], prefix: str) -> list[LayerParameter]:
+    """The layers, and all their weights, with names: those of weights are what the steps share them by.
+
+    Raises:
+        SpecError: two layers of one name would share weights too, though neither names them.
+    """
+    named: list[LayerParameter] = []
+    given: set[str] = set()
+    for layer in layers:
+        copy = LayerParameter()
+        copy.CopyFrom(layer)
+        copy.name = layer.name or f"{layer.type}{len(named) + 1}"
+        for i, weight in enumerate(stored_names(layer)):
+            param = copy.param[i] if i < len(copy.param) else copy.param.add()
+            if not param.name:
+                param.name = f"{prefix}{copy.name}_{weight}"
+                if param.name in given:
+                    raise SpecError(f"an earlier layer of the cell would share its {weight}, {param.name!r}: give one "
+                                    "of them another name; or, to share it, name it in the param of both",
+                                    layer=copy.name)
+                given.add(param.name)
+        named.append(copy)
+    return named
 
 
 def _check(
@@ -158,9 +204,10 @@ def _check(
 
 
 def _last(layers: Sequence[LayerParameter], written: Iterable[str], state: Mapping[str, Shape]) -> list[str]:
-    """What no layer of the step reads, and is no state; or the first of the state."""
+    """What no layer of the step reads, and is no state; or the first of the state. Single numbers are no sequence."""
     read = {bottom for layer in layers for bottom in layer.bottom}
-    return [one for one in written if one not in read and one not in state] or list(state)[:1]
+    numbers = {top for layer in layers if layer.type.endswith("Loss") or layer.type == "Accuracy" for top in layer.top}
+    return [one for one in written if one not in read and one not in state and one not in numbers] or list(state)[:1]
 
 
 class _Writer:
@@ -176,7 +223,7 @@ class _Writer:
         for one, shape in [*inputs.items(), *static.items()]:
             self._layer("Input", one, [], [one], {"input_param": {"shape": {"dim": shape}}})
         for one, shape in inputs.items():
-            if shape[0] % steps:
+            if not shape or not shape[0] or shape[0] % steps:
                 raise SpecError(f"input {one!r} of shape {tuple(shape)} does not divide into {steps} steps along its "
                                 "first axis")
             self._layer("Slice", f"{name}{one}_slice", [one], [self._at(one, t) for t in range(1, steps + 1)],
@@ -210,9 +257,6 @@ class _Writer:
         del copy.bottom[:], copy.top[:]
         copy.bottom.extend(known.get(bottom) or self._at(bottom, t) for bottom in layer.bottom)
         copy.top.extend(self._at(top, t) for top in layer.top)
-        for i, weight in enumerate(stored_names(layer)):
-            param = copy.param[i] if i < len(copy.param) else copy.param.add()
-            param.name = param.name or f"{self.name}{layer.name}_{weight}"
 
     def _dummy(self, name: str, shape: Shape, value: float) -> None:
         filler = {"data_filler": {"type": "constant", "value": value}} if value else {}

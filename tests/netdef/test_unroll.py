@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from jaffe.compile import compile_net
-from jaffe.netdef import L, NetSpec, SpecError, cells, format_text, load, resolve, to_dot, unroll
+from jaffe.netdef import L, NetParameter, NetSpec, SpecError, cells, format_text, load, resolve, to_dot, unroll
 from jaffe.netdef.stored import stored_names
 from tests.nets import NETS
 
@@ -167,6 +170,47 @@ def test_static_inputs_outputs_and_names_of_weights():
         -2:] == ["h = Concat<h>(h_1, h_2, h_3)", "y = Concat<y>(y_1, y_2, y_3)"]
 
 
+def test_the_state_may_be_written_in_place():
+    def in_place(x, h_before):
+        sums = L.Eltwise(L.InnerProduct(x, num_output=7, axis=2, name="x2h"),
+                         L.InnerProduct(h_before, num_output=7, axis=2, bias_term=False, name="h2h"), name="sum")
+        return {"h": L.TanH(sums, in_place=True, name="tanh")}
+
+    assert graph(unroll(in_place, 3, inputs=X, state={"h": (1, 4, 7)})) == graph(
+        unroll(FRAGMENT, 3, inputs=X, state={"h": (1, 4, 7)}))
+
+
+def test_layers_without_names_have_weights_of_their_own():
+    """Of equal shapes, so that weights of one name would pass."""
+    nameless = re.sub(r'name: "(?=x2h|h2h)\w+" ', "", FRAGMENT)
+    net = compile_net(unroll(nameless, 3, inputs={"x": (3, 4, 7)}, state={"h": (1, 4, 7)}))
+    assert {name: list(weights) for name, weights in net.init(jax.random.key(0))["params"].items()} == {
+        "InnerProduct1_1": ["weight", "bias"], "InnerProduct2_1": ["weight"]}
+
+
+def test_a_loss_of_each_step():
+    def scored(x, label, h_before):
+        h = cell(x, h_before)["h"]
+        scores = L.InnerProduct(h, num_output=5, axis=2, name="scores")
+        return {"h": h, "loss": L.SoftmaxWithLoss(scores, label, axis=2, name="softmax")}
+
+    net = unroll(scored, 3, inputs={**X, "label": (3, 4)}, state={"h": (1, 4, 7)})
+    assert graph(net)[-1] == "h = Concat<h>(h_1, h_2, h_3)"
+    compiled = compile_net(net, phase="TRAIN")
+    inputs = {"x": np.ones((3, 4, 2), np.float32), "label": np.ones((3, 4))}
+    loss, _ = compiled.loss(compiled.init(jax.random.key(0)), inputs)
+    np.testing.assert_allclose(loss, 3 * np.log(5), rtol=1e-6)  # weights start at zero: all classes alike
+
+
+def test_statistics_are_shared_too():
+    def normal(x, h_before):
+        return {"h": L.TanH(L.Eltwise(L.BatchNorm(x, name="bn"), h_before))}
+
+    net = compile_net(unroll(normal, 3, inputs={"x": (3, 4, 7)}, state={"h": (1, 4, 7)}), phase="TRAIN")
+    _, state = net.apply(net.init(jax.random.key(0)), {"x": np.ones((3, 4, 7), np.float32)})
+    np.testing.assert_allclose(state["bn_1"]["factor"], [1 + 0.999 + 0.999**2], rtol=1e-6)  # three batches
+
+
 @pytest.mark.parametrize(("change", "problem"), [
     ({"steps": 0}, "expected at least one step; found 0"),
     ({"inputs": {"x": (4, 4, 2)}}, r"input 'x' of shape \(4, 4, 2\) does not divide into 3 steps"),
@@ -177,6 +221,13 @@ def test_static_inputs_outputs_and_names_of_weights():
     ({"outputs": ["hh"]}, "the cell writes no output 'hh'"),
     ({"start": "one"}, 'start is "zeros" or "input"; found \'one\''),
     ({"cell": lambda x, h_before: {"h": h_before}}, "the cell returns as 'h' what it was given"),
+    ({"inputs": {"x": ()}}, r"input 'x' of shape \(\) does not divide into 3 steps"),
+    ({"cell": lambda x, h_before: {"h": None}}, "the cell returns as 'h' a NoneType; expected the output of a layer"),
+    ({"cell": lambda x, h_before: {"h": L.TanH(h_before, in_place=True)}}, "the cell returns as 'h' what it was given"),
+    ({"cell": lambda x, h_before: dict.fromkeys(["g", "h"], L.Eltwise(x, h_before))},
+     "the cell returns one blob as 'g' and as 'h'; expected a layer for each"),
+    ({"cell": FRAGMENT.replace('name: "h2h"', 'name: "x2h"')},
+     "layer 'x2h': an earlier layer of the cell would share its weight, 'x2h_weight': give one of them another name"),
     ({"cell": lambda x, h_before: L.TanH(x)}, "the cell returns tops by name, a dict; it returned Top"),
     ({"cell": lambda x, h_before: {"g": L.TanH(x), "f": L.TanH(h_before)}},
      "the cell reads 'h_before' but writes no 'h'"),
@@ -226,6 +277,34 @@ def test_adding_what_does_not_fit():
         NetSpec().add(net, y=n.x)
     with pytest.raises(SpecError, match="the net has a blob 'x' already; give one of them another name"):
         n.add(net)
+    named = NetSpec()
+    named.other = L.TanH(L.Input(shape={"dim": [3, 4, 2]}), name="x_slice")
+    before = str(named)
+    with pytest.raises(SpecError, match=r"layer 'x_slice' .*: the net has a layer of this name already"):
+        named.add(net)
+    assert str(named) == before
+    wrong = load("""layer { name: "i" type: "Input" top: "data" }
+                    layer { name: "r" type: "ReLU" bottom: "dat" top: "r" }""")
+    with pytest.raises(SpecError, match=r"layer 'r' .*: bottom 'dat' is not produced by any earlier layer; did you me"):
+        n.add(wrong.net)
+
+
+def test_some_of_the_tops_of_an_input_layer_are_given():
+    n = NetSpec()
+    n.x = L.Input(shape={"dim": [3, 4, 2]})
+    n.add(load("""layer { name: "i" type: "Input" top: "a" top: "b" input_param { shape { dim: 3 } shape { dim: 5 } } }
+                  layer { name: "r" type: "ReLU" bottom: "a" top: "r" }
+                  layer { name: "s" type: "ReLU" bottom: "b" top: "s" }""").net, a=n.x)
+    assert graph(n) == ["x = Input<x>()", "b = Input<i>()", "r = ReLU<r>(x)", "s = ReLU<s>(b)"]
+    assert compile_net(n).shape("b") == (5,)
+
+
+def test_nets_of_old_formats_are_added_too():
+    n = NetSpec()
+    n.x = L.Input(shape={"dim": [3, 4, 2]})
+    old = NetParameter(input=["data"], layer=[{"name": "r", "type": "ReLU", "bottom": ["data"], "top": ["r"]}])
+    n.add(old, data=n.x)
+    assert graph(n) == ["x = Input<x>()", "r = ReLU<r>(x)"]
 
 
 @pytest.mark.parametrize("name", NETS)
