@@ -5,14 +5,13 @@ Each reads ``x`` and, if ``cont`` (T, N) is among the inputs, starts anew where 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaffe.netdef.builder import L, LayerCall, NetSpec, Top
 from jaffe.netdef.errors import SpecError
 from jaffe.netdef.jaffe_pb2 import NetParameter
-from jaffe.netdef.unroll import BEFORE, Cell, Shape, unroll
+from jaffe.netdef.unroll import BEFORE, Cell, Shape, taken, unroll
 
 Filler = Mapping[str, Any]
 UNIFORM: Filler = {"type": "uniform", "min": -0.08, "max": 0.08}
@@ -119,8 +118,10 @@ def attention_lstm(units: int, length: int, hidden: int, filler: Filler = UNIFOR
     """
     inner = lstm(units, filler)
 
-    def step(x: Top, h_before: Top, c_before: Top, memory: Top, **others: Top) -> Tops:
-        query = _product(h_before, hidden, "query", filler, bias=False)
+    def step(
+        x: Top, h_before: Top, c_before: Top, memory: Top, cont: Top | None = None, ones: Top | None = None
+    ) -> Tops:
+        query = _product(_kept(h_before, cont, "query"), hidden, "query", filler, bias=False)
         asked = L.Tile(query, axis=0, tiles=length, name="asked")
         energy = L.TanH(_sum(_product(memory, hidden, "keys", filler), asked, "energy_sum"), name="energy")
         scores = L.Softmax(_product(energy, 1, "energy2score", filler, bias=False), axis=0, name="attention")
@@ -129,7 +130,7 @@ def attention_lstm(units: int, length: int, hidden: int, filler: Filler = UNIFOR
         mean = L.Reduction(weighted, axis=2, name="mean")
         seen = L.Reshape(mean, axis=0, num_axes=0, shape={"dim": [1]}, name="seen")
         read = L.Concat(x, seen, axis=2, name="x_seen")
-        return dict(inner.step(x=read, h_before=h_before, c_before=c_before, **others))
+        return dict(inner.step(x=read, h_before=h_before, c_before=c_before, cont=cont, ones=ones))
 
     return Cell(step, inner.state, constants=inner.constants)
 
@@ -143,10 +144,10 @@ def lrcn(features: Callable[[Top], Top], cell: Cell) -> Cell:
     Source: Donahue et al. 2015 (arXiv 1411.4389).
     """
 
-    def step(x: Top, **others: Any) -> Tops:
+    def step(x: Top, **others: Top) -> Tops:
         frames = L.Reshape(x, axis=0, num_axes=2, shape={"dim": [-1]}, name="frames")
         seen = L.Reshape(features(frames), axis=0, num_axes=0, shape={"dim": [1]}, name="seen")
-        return dict(cell.step(x=seen, **others))
+        return _call(cell, {**others, "x": seen})
 
     return Cell(step, cell.state, cell.outputs, cell.constants)
 
@@ -155,17 +156,21 @@ def stacked(*layers: Cell) -> Cell:
     """Cells one on top of the other: each reads the first output of the one below; ``cont`` goes to all of them.
 
     State and layers of the i-th, from 1, have names that end with ``_i``; the output is the last one's.
-    """
 
-    def step(x: Top, **others: Any) -> Tops:
+    Raises:
+        SpecError: there is none.
+    """
+    if not layers:
+        raise SpecError("expected at least one cell to stack; found none")
+
+    def step(x: Top, **others: Top) -> Tops:
         found: Tops = {}
         shared = {key: top for key, top in others.items() if not key.endswith(BEFORE)}
         given = {id(top.call) for top in (x, *others.values())}
         for i, cell in enumerate(layers, 1):
             own = {name[: -len(f"_{i}{BEFORE}")] + BEFORE: top for name, top in others.items()
                    if name.endswith(f"_{i}{BEFORE}")}
-            taken = inspect.signature(cell.step).parameters
-            tops = cell.step(x=x, **own, **{key: top for key, top in shared.items() if key in taken})
+            tops = _call(cell, {**shared, **own, "x": x})
             _rename(tops.values(), given, f"_{i}")
             given.update(id(top.call) for top in tops.values())
             found.update({f"{name}_{i}": top for name, top in tops.items()})
@@ -203,6 +208,11 @@ def bidirectional(cell: Cell, steps: int, inputs: Mapping[str, Shape], units_axi
     return n.to_proto()
 
 
+def _call(cell: Cell, given: Mapping[str, Top]) -> Tops:
+    """What a cell inside of another makes of those of the blobs that it takes."""
+    return dict(cell.step(**{one: given[one] for one in taken(cell.step, given)}))
+
+
 def _product(x: Top, outputs: int, name: str, filler: Filler, bias: bool = True) -> Top:
     """Over the last axis."""
     return L.InnerProduct(x, num_output=outputs, axis=2, bias_term=bias, weight_filler=dict(filler), name=name)
@@ -230,12 +240,12 @@ def _batch(inputs: Mapping[str, Shape]) -> int:
 
 
 def _rename(tops: Iterable[Top], stop: set[int], ending: str) -> None:
-    """All layers behind these tops, up to those of ``stop``, get an ending."""
+    """All layers behind these tops, up to those of ``stop``, get an ending, if they have names."""
     waiting = [top.call for top in tops]
     seen = set(stop)
     while waiting:
         call: LayerCall = waiting.pop()
         if id(call) not in seen:
             seen.add(id(call))
-            call.proto.name += ending
+            call.proto.name += ending if call.proto.name else ""
             waiting += [bottom.call for bottom in call.bottoms]
