@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     import jax
 
-    from jaffe.compile import CompiledNet
-
 Step: TypeAlias = "Callable[[Any, jax.Array], tuple[jax.Array, Any]]"
 
 
-def char_step(net: CompiledNet, variables: Any, batch: int = 1, scores: str = "scores") -> tuple[Step, Any]:
+def char_step(net: Any, variables: Any, batch: int = 1, scores: str = "scores") -> tuple[Step, Any]:
     """A step of a net that reads ``data`` and ``cont``, (1, N) each, and gives scores (1, N, C); and the carry that the
     first one takes.
 
     Args:
+        net: what ``jaffe.compile_net`` returns.
         batch: N, how many sequences side by side.
         scores: the blob.
     """
@@ -39,7 +38,7 @@ def char_step(net: CompiledNet, variables: Any, batch: int = 1, scores: str = "s
 
 def sample(
     step: Step, carry: Any, start: jax.Array, length: int, key: jax.Array, *, temperature: float = 1.0,
-    top: int | None = None,
+    top_k: int | None = None,
 ) -> tuple[jax.Array, Any]:
     """Sequences drawn symbol by symbol, each with the probability that the net gives it.
 
@@ -47,7 +46,7 @@ def sample(
         start: the symbols before them, (N,).
         length: L.
         temperature: scores are divided by it: below 1 likely symbols become likelier; 0 takes the likeliest.
-        top: draw from so many of the likeliest symbols only.
+        top_k: draw from so many of the likeliest symbols only, and those that are as likely as the last of them.
 
     Returns:
         Symbols (N, L), and the carry after the last but one of them.
@@ -59,8 +58,8 @@ def sample(
     def choose(scores: jax.Array, key: jax.Array) -> jax.Array:
         if temperature == 0:
             return scores.argmax(-1)
-        if top is not None:
-            least = lax.top_k(scores, top)[0][:, -1:]
+        if top_k is not None:
+            least = lax.top_k(scores, top_k)[0][:, -1:]
             scores = jnp.where(scores < least, -jnp.inf, scores)
         return jax.random.categorical(key, scores / temperature)
 
@@ -79,6 +78,8 @@ def beam_search(
 ) -> tuple[jax.Array, jax.Array]:
     """The likeliest sequences that a search finds which goes on with so many at each symbol.
 
+    It is for one sequence; ``jax.vmap`` searches for several, each with a carry of its own.
+
     Args:
         carry: of one sequence, N = 1.
         start: the symbol before it, (1,).
@@ -87,7 +88,8 @@ def beam_search(
         end: the symbol that ends a sequence; it is repeated up to L, which counts nothing.
 
     Returns:
-        Symbols (B, L), the likeliest sequence first, and the logarithms of the probabilities (B,).
+        Symbols (B, L), the likeliest sequence first, and the logarithms of the probabilities (B,): -inf where there
+        are no more sequences.
     """
     import jax
     import jax.numpy as jnp

@@ -48,9 +48,9 @@ def test_temperature_and_top():
         before, last = last, int(CHAIN[before, last].argmax())
         expected.append(last)
     np.testing.assert_array_equal(likeliest, [expected] * 50)
-    for settings in ({"temperature": 1e-3}, {"top": 1}):
+    for settings in ({"temperature": 1e-3}, {"top_k": 1}):
         np.testing.assert_array_equal(zoo.sample(step, zeros, zeros, 4, jax.random.key(1), **settings)[0], likeliest)
-    two, _ = zoo.sample(step, zeros, zeros, 1, jax.random.key(2), top=2)
+    two, _ = zoo.sample(step, zeros, zeros, 1, jax.random.key(2), top_k=2)
     assert set(np.unique(two)) == set(np.argsort(CHAIN[0, 0])[1:])
 
 
@@ -69,6 +69,56 @@ def test_beam_search_with_one_beam_is_greedy():
     found, total = zoo.beam_search(step, zeros, zeros, 4, beams=1)
     np.testing.assert_array_equal(found, zoo.sample(step, zeros, zeros, 4, jax.random.key(0), temperature=0)[0])
     np.testing.assert_allclose(total[0], probability(found[0].tolist()), rtol=1e-5)
+
+
+def test_frequencies_with_a_temperature_and_the_likeliest_two():
+    """Probabilities to the power of 1 / temperature, over what is drawn from, make one."""
+    many = 4000
+    zeros = jnp.zeros(many, jnp.int32)
+    drawn, _ = zoo.sample(step, zeros, zeros, 1, jax.random.key(3), temperature=0.5, top_k=2)
+    expected = CHAIN[0, 0] ** 2 * (CHAIN[0, 0] > CHAIN[0, 0].min())
+    expected /= expected.sum()
+    found = np.bincount(np.asarray(drawn[:, 0]), minlength=C) / many
+    np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(0.25 / many))
+
+
+def test_draws_depend_on_the_key_alone():
+    zeros = jnp.zeros(20, jnp.int32)
+    one, again, other = (zoo.sample(step, zeros, zeros, 6, jax.random.key(seed))[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    assert len({tuple(row) for row in one.tolist()}) > 1  # sequences of a batch are drawn apart
+
+
+def test_beam_search_finds_more_than_the_greedy_one():
+    """As many beams as a greedy search needs to be wrong: here the likeliest first symbol is a bad start."""
+    scores = jnp.log(jnp.array([[0.1, 0.5, 0.4], [0.34, 0.33, 0.33], [0.02, 0.08, 0.9]]))
+    zeros = jnp.zeros(1, jnp.int32)
+    found = [zoo.beam_search(lambda carry, symbols: (scores[symbols], carry), zeros, zeros, 2, beams=beams)
+             for beams in (1, 2)]
+    assert [symbols[0].tolist() for symbols, _ in found] == [[1, 0], [2, 2]]
+    np.testing.assert_allclose([np.exp(total[0]) for _, total in found], [0.5 * 0.34, 0.4 * 0.9], rtol=1e-5)
+
+
+def test_beam_searches_side_by_side():
+    """vmap: each from its own start and carry, as alone."""
+    starts = jnp.array([[0], [1], [2], [2]])
+    carries = jnp.array([[0], [0], [1], [2]])
+    found, total = jax.jit(jax.vmap(lambda carry, start: zoo.beam_search(step, carry, start, 3, beams=2, end=1)))(
+        carries, starts)
+    assert (found.shape, total.shape) == ((4, 2, 3), (4, 2))
+    for i in range(4):
+        alone = zoo.beam_search(step, carries[i], starts[i], 3, beams=2, end=1)
+        np.testing.assert_array_equal(found[i], alone[0])
+        np.testing.assert_allclose(total[i], alone[1], rtol=1e-5)
+
+
+def test_a_sequence_may_begin_with_the_end():
+    """The mark that begins a caption is the one that ends it: only what is written ends a sequence."""
+    ends = jnp.full(1, 2, jnp.int32)
+    found, total = zoo.beam_search(step, ends, ends, 1, beams=C, end=2)
+    np.testing.assert_array_equal(found[:, 0], np.argsort(-CHAIN[2, 2]))
+    np.testing.assert_allclose(total, np.log(np.sort(CHAIN[2, 2])[::-1]), rtol=1e-5)
 
 
 def test_sequences_that_end():
