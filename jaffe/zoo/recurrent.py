@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaffe.netdef import L, NetSpec
@@ -75,13 +75,7 @@ def seq2seq_addition(
         units: H of both LSTMs, and of the embedding that they share.
     """
     n = NetSpec("Seq2SeqAddition")
-    for phase, size in ((TRAIN, batch), (TEST, test_batch)):
-        shapes = [{"dim": [size, length]} for length in (question, answer, answer)]
-        tops = ["question", "before", "answer"]
-        if phase is TRAIN:
-            n.question, n.before, n.answer = L.Input(ntop=3, shape=shapes, include=phase)
-        else:
-            n.test_inputs = L.Input(ntop=0, name="question", top=tops, shape=shapes, include=phase)
+    inputs(n, batch, test_batch, {"question": (question,), "before": (answer,), "answer": (answer,)})
 
     def embedded(bottom: Top) -> Top:
         return L.Embed(L.Permute(bottom, order=[1, 0]), input_dim=symbols, num_output=units, bias_term=False,
@@ -100,6 +94,20 @@ def seq2seq_addition(
     n.accuracy = L.Accuracy(n.scores, n.expected, axis=2, include=TEST)
     n.loss = L.SoftmaxWithLoss(n.scores, n.expected, axis=2)
     return n
+
+
+def inputs(
+    n: NetSpec, batch: int, test_batch: int, items: Mapping[str, Sequence[int]],
+    transform: Mapping[str, Any] | None = None,
+) -> None:
+    """Inputs (batch, ...) of each phase, as records have them: names, and shapes without the batch. ``transform`` is of
+    the first one."""
+    extra = {"transform_param": dict(transform)} if transform else {}
+    train, test = ([{"dim": [size, *shape]} for shape in items.values()] for size in (batch, test_batch))
+    first, *_ = names = list(items)
+    for name, top in zip(names, L.Input(ntop=len(names), shape=train, include=TRAIN, **extra), strict=True):
+        n[name] = top
+    n.test_inputs = L.Input(ntop=0, name=first, top=names, shape=test, include=TEST, **extra)
 
 
 def beginnings(like: Top) -> Top:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from jaffe.train.data.made import SYMBOLS, python_text, sums
+from jaffe.train.data.made import MADE, SYMBOLS, WAYS, moving_digits, python_text, sums
 from jaffe.train.data.sources import open_dataset
 
 
@@ -24,8 +26,8 @@ def test_sums_are_right_and_apart():
             a, b = map(int, question.split("+"))
             assert int(answer) == a + b
             assert written(data["before"][i]) == "=" + answer[:-1]
-        seen[split] = {row.tobytes() for row in data["question"]}
-        assert len(seen[split]) == count
+        seen[split] = {frozenset(map(int, written(row).split("+"))) for row in data["question"]}
+        assert len(seen[split]) == count  # a + b and b + a are one
     assert not seen["train"] & seen["test"]
 
 
@@ -44,8 +46,34 @@ def test_text_goes_on_from_row_to_row():
     assert bytes(test["data"][:200, 0]) not in bytes(train["data"].T.tobytes())
 
 
-@pytest.mark.parametrize(("name", "shuffled"), [("text:python", False), ("made:sums", True)])
+def test_digits_move_as_their_class_says():
+    clips = {split: moving_digits(split) for split in ("train", "test")}
+    for split, count in (("train", 8_000), ("test", 1_000)):
+        data, label = clips[split]["data"][:, :, 0], clips[split]["label"]
+        assert data.shape == (count, 8, 16, 16)
+        assert (data.min(), data.max()) == (0, 16)
+        assert not clips[split]["cont"][:, 0].any()
+        assert clips[split]["cont"][:, 1:].all()
+        for i in range(0, count, 53):
+            for before, after in itertools.pairwise(data[i]):
+                np.testing.assert_array_equal(np.roll(before, WAYS[label[i]], (0, 1)), after)
+        assert np.bincount(label, minlength=8).min() > count / 8 * 0.8
+    # Digits of the test are not among those of training; pixels in order of size are the same wherever a digit is.
+    train, test = ({np.sort(clip[0], None).tobytes() for clip in clips[split]["data"][:, :, 0]} for split in clips)
+    assert len(train) > 1400
+    assert len(test) > 200
+    assert not train & test
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_they_are_the_same_each_time(name):
+    make, _ = MADE[name]
+    for one, again in zip(make("test").values(), make("test").values(), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(("name", "shuffled"), [("text:python", False), ("made:sums", True), ("made:moving", True)])
 def test_names(name, shuffled):
     data = open_dataset(name, "test")
     assert (data.name, data.shuffle) == (name, shuffled)
-    assert len(data.records) > 1000
+    assert len(data.records) >= 1000

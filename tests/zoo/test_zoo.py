@@ -149,25 +149,6 @@ def test_recipes_on_digits_learn(name: str):
         assert means["accuracy"] > 0.8
 
 
-@pytest.mark.parametrize(("name", "iterations", "share"), [
-    ("char_lstm", 40, 0.8), ("lstm_sequence_classifier", 150, 0.5), ("seq2seq_addition", 150, 0.8)])
-def test_recurrent_recipes_learn(name: str, iterations: int, share: float):
-    """A short run: the loss falls below this share of where it began."""
-    job = jaffe.Solver(zoo.recipe(name), max_iter=iterations, test_interval=iterations, test_iter=[2], snapshot=0)
-    losses = job.step(iterations)
-    assert losses[-10:].mean() < share * losses[:3].mean()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "accuracy"), [
-    ("char_lstm", 0.575), ("lstm_sequence_classifier", 0.95), ("seq2seq_addition", 0.995)])
-def test_recurrent_recipes_reach_what_they_say(name: str, accuracy: float):
-    job = jaffe.Solver(zoo.recipe(name), snapshot=0)
-    job.run()
-    (means,) = job.test()
-    assert means["accuracy"] > accuracy
-
-
 def test_cifar_recipe_runs_on_cifar_like_images():
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, 200)

@@ -1,4 +1,4 @@
-"""Data that need no files: text that ships with Python, sums as characters."""
+"""Data that need no files: text that ships with Python, sums as characters, moving digits."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _MODULES = (
 )
 SYMBOLS = "0123456789+ ="  # of sums; a space fills up, "=" begins the answer
 DIGITS = 3
+FIELD, FRAMES = 16, 8  # of moving digits: pixels to a side, and how many
+WAYS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # pixels down, and to the right
 
 
 def python_text(split: str, streams: int = STREAMS) -> dict[str, np.ndarray]:
@@ -61,12 +63,17 @@ def sums(split: str) -> dict[str, np.ndarray]:
 
     Returns:
         ``question`` (items, 7), filled up with spaces in front; ``before`` (items, 4), ``=`` and the answer but for its
-        last character; ``answer`` (items, 4), filled up behind. 50,000 to train on, and 2,000 others to test.
+        last character; ``answer`` (items, 4), filled up behind. 50,000 to train on, and 2,000 to test, which are not
+        among them the other way round either.
     """
-    pairs = np.random.default_rng(0).permutation(1000 * 1000)[: 52_000]
-    chosen = pairs[50_000:] if split == "test" else pairs[:50_000]
-    questions = [f"{pair // 1000}+{pair % 1000}".rjust(2 * DIGITS + 1) for pair in chosen]
-    answers = [str(pair // 1000 + pair % 1000).ljust(DIGITS + 1) for pair in chosen]
+    pairs = np.random.default_rng(0).permutation(1000 * 1000)
+    first, second = np.divmod(pairs, 1000)
+    _, drawn = np.unique(np.minimum(first, second) * 1000 + np.maximum(first, second), return_index=True)
+    drawn = np.sort(drawn)[: 52_000]  # of each two numbers the order that came first
+    chosen = drawn[50_000:] if split == "test" else drawn[:50_000]
+    numbers = [(int(first[i]), int(second[i])) for i in chosen]
+    questions = [f"{a}+{b}".rjust(2 * DIGITS + 1) for a, b in numbers]
+    answers = [str(a + b).ljust(DIGITS + 1) for a, b in numbers]
     befores = ["=" + answer[:-1] for answer in answers]
     return {"question": _indices(questions), "before": _indices(befores), "answer": _indices(answers)}
 
@@ -77,5 +84,33 @@ def _indices(texts: list[str]) -> np.ndarray:
     return place[np.frombuffer("".join(texts).encode(), np.uint8)].reshape(len(texts), -1)
 
 
+def moving_digits(split: str) -> dict[str, np.ndarray]:
+    """Clips of digits that move over a field whose opposite edges meet; which of eight ways is the class.
+
+    The digits are those of ``tfds:digits``, one a clip, from a random place on: a frame alone does not tell the class.
+
+    Returns:
+        ``data`` (clips, 8, 1, 16, 16), 0 to 16; ``cont`` (clips, 8), 0 in the first frame, else 1; ``label`` (clips).
+        8,000 to train on, and 1,000 of other digits to test.
+    """
+    from jaffe.train.data.sources import TfdsSource  # which imports this module
+
+    source = TfdsSource("digits", split)
+    digits = np.stack([source[i]["image"][0] for i in range(len(source))])
+    random = np.random.default_rng(split == "test")
+    count = 1_000 if split == "test" else 8_000
+    label = random.integers(len(WAYS), size=count)
+    moved = random.integers(FIELD, size=(count, 1, 2)) + np.arange(FRAMES)[:, None] * np.array(WAYS)[label][:, None]
+    cells = (moved[..., None] + np.arange(digits.shape[-1])) % FIELD  # the rows, and the columns, that a digit covers
+    data = np.zeros((count, FRAMES, 1, FIELD, FIELD), np.uint8)
+    clip, frame = np.ogrid[:count, :FRAMES]
+    at = (clip[..., None, None], frame[..., None, None], 0, cells[:, :, 0, :, None], cells[:, :, 1, None, :])
+    data[at] = digits[random.integers(len(digits), size=count)][:, None]
+    cont = np.ones((count, FRAMES), np.uint8)
+    cont[:, 0] = 0
+    return {"data": data, "cont": cont, "label": label.astype(np.int32)}
+
+
 # What --data calls them, and whether training takes the records in another order each time.
-MADE = {"text:python": (python_text, False), "made:sums": (sums, True)}
+MADE = {"text:python": (python_text, False), "made:sums": (sums, True),
+        "made:moving": (moving_digits, True)}

@@ -196,8 +196,8 @@ def open_dataset(data: Data, split: str, base: Path = Path()) -> Dataset:
 
     Args:
         data: ``"tfds:NAME"`` (its ``split`` is taken, or ``"tfds:NAME:SPLIT"``), ``"lmdb:PATH"``, ``"npz:PATH"``,
-            ``"text:python"`` and ``"made:sums"`` (``jaffe.train.data.made``), a dict of arrays with one first axis, any
-            sequence of dicts of arrays, or a ``Dataset``.
+            ``"text:python"``, ``"made:sums"`` and ``"made:moving"`` (``jaffe.train.data.made``), a dict of arrays with
+            one first axis, any sequence of dicts of arrays, or a ``Dataset``.
         split: ``"train"`` or ``"test"``.
         base: where relative paths are looked for beside the current folder.
 
