@@ -129,7 +129,7 @@ def _seq2seq_addition() -> Recipe:
             type="Adam", base_lr=0.005, momentum=0.9, momentum2=0.999, delta=1e-8, clip_gradients=1, lr_policy="cosine",
             max_iter=15000, test_iter=[4], test_interval=1000, display=100, average_loss=100, random_seed=1,
         ),
-        "made:sums", "two LSTMs that add numbers of up to three digits; 99.8 % of the characters in two minutes",
+        "made:sums", "two LSTMs that add numbers of up to three digits; 99 % of the answers in two minutes",
     )
 
 

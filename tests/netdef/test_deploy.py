@@ -241,7 +241,9 @@ def test_zoo(name):
     source = load(zoo.recipe(name).net)
     net = deploy(source)
     assert not [layer.type for layer in net.layer if layer.type.endswith(("Data", "Loss", "Accuracy"))]
-    assert not any(layer.param or layer.include for layer in net.layer)
+    assert not any(layer.include for layer in net.layer)
+    stated = {field.name for layer in net.layer for param in layer.param for field, _ in param.ListFields()}
+    assert stated <= {"name"}  # of a weight that layers share
     assert "filler" not in str(net)
     weighted = {layer.name for layer in source.net.layer if layer.type in ("Convolution", "InnerProduct", "Scale")}
     assert weighted <= {layer.name for layer in net.layer}

@@ -132,7 +132,8 @@ def test_fields_by_order_where_names_differ():
     ("data", "message"),
     [
         (None, "layer 'd' (<text>:2): MemoryData has no data of its own here: expected data=...; found none"),
-        ("tdfs:digits", "data 'tdfs:digits' is not known; expected tfds:NAME, lmdb:PATH or npz:PATH"),
+        ("tdfs:digits", "data 'tdfs:digits' is not known; expected tfds:NAME, lmdb:PATH, npz:PATH, text:python, "
+                        "made:sums or made:moving"),
         ("lmdb:gone", "lmdb:gone: there is no gone in "),
         ("tfds:digits:tset", "tfds:digits has no split 'tset'; did you mean 'test'?; it has "),
         ({"data": np.zeros((3, 1, 2, 3)), "label": np.zeros(2)}, "data: arrays have one first axis, the records; found "
