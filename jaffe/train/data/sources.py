@@ -235,5 +235,5 @@ def _open_named(data: str, split: str, base: Path) -> Dataset:
                 return Dataset(ArraySource(dict(arrays), data), True, data)
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: an .npy file
             raise JaffeError(f"{data} cannot be read: {error}") from None
-    *others, last = MADE
-    raise JaffeError(f"data {data!r} is not known; expected tfds:NAME, lmdb:PATH, npz:PATH, {', '.join(others)} or {last}")
+    *kinds, last = ["tfds:NAME", "lmdb:PATH", "npz:PATH", *MADE]
+    raise JaffeError(f"data {data!r} is not known; expected {', '.join(kinds)} or {last}")
