@@ -106,7 +106,7 @@ def _char_lstm() -> Recipe:
             lr_policy="multistep", gamma=0.3, stepvalue=[1500, 2000], max_iter=2400, test_iter=[27], test_interval=300,
             display=50, average_loss=50, random_seed=1,
         ),
-        "text:python", "a character LSTM on Python's documentation; 58 % of the next characters in two minutes",
+        "text:python", "a character LSTM on Python's documentation; 58 % of the next characters in three minutes",
     )
 
 
