@@ -186,8 +186,8 @@ def test_frozen_weights_stay_so():
 
 
 def test_shared_weights():
-    """Two products of one weight, each with statistics of its own."""
-    named = 'param { name: "w" } param { name: "b" } convolution_param'
+    """Two products of one weight, each with a bias and statistics of its own."""
+    named = 'param { name: "w" } convolution_param'
     twice = BLOCK.replace(RELU, "").replace("convolution_param", named)
     twice += twice[len(X):].replace('"c"', '"d"').replace('"bn"', '"bn2"').replace('"scale"', '"scale2"')
     (tops, gradients), (plain, expected) = both(twice)

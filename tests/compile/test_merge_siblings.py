@@ -94,7 +94,7 @@ NUMBERS = {
     "inception": INCEPTION,
     "no bias": PAIR.replace("kernel_size", "bias_term: false kernel_size") + head("a", "one") + head("b", "two"),
     "frozen": conv("a", more=FROZEN).join([X, conv("b", more=FROZEN, outputs=4)]) + head("a", "one") + head("b", "two"),
-    "shared": X + "".join(conv(name, more='param { name: "w" } param { name: "b" }') for name in "ab")
+    "shared": X + "".join(conv(name, more='param { name: "w" }') for name in "ab")
               + head("a", "one") + head("b", "two"),
     "no gradient back": X + conv("s") + "".join(conv(name, "s", more="propagate_down: false") for name in "ab")
                         + head("a", "one") + head("b", "two"),
