@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from jax import lax
 
-from jaffe.compile.fused import Recomputed, Stepped
+from jaffe.compile.fused import Program, Recomputed, Stepped
 from jaffe.compile.layer import Context, Layer, Shape
 from jaffe.compile.lowering import Lowering
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader, read_state
 from jaffe.compile.remat import recomputed
-from jaffe.compile.reroll.run import Program, StepRunner, word
+from jaffe.compile.reroll.run import StepRunner, word
 from jaffe.netdef.graph import Node
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def execute(
         anew: carried state is zero, whatever the variables have.
         taps: by the names of values, if not inside a node of several parts: arrays whose gradients are those of the
             values. Their numbers are not read.
-        words: what a layer's key is made of, where that is not its name.
+        words: by the names of layers, what their keys are made of in place of ``word`` of the name.
         lowering: in place of the net's.
         layout: asks for a layout in memory, of every value and so of its gradient.
     """
@@ -72,7 +72,8 @@ def execute(
                 x if allowed else lax.stop_gradient(x)
                 for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
             ]
-        context = Context(node, _key(rng, words.get(node.name, node.name)), net.dtype, lowering or net.lowering)
+        own = None if rng is None else jax.random.fold_in(rng, words.get(node.name, word(node.name)))
+        context = Context(node, own, net.dtype, lowering or net.lowering)
         with jax.named_scope(node.name.replace("/", ".")):
             tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:
@@ -151,10 +152,3 @@ def _check_returned(layer: Layer, bottoms: list[Shape], tops: Sequence[jax.Array
 def fold(key: jax.Array, name: str) -> jax.Array:
     """A key of its own for a name, the same in every run and on every machine."""
     return jax.random.fold_in(key, word(name))
-
-
-def _key(rng: jax.Array | None, name: Any) -> jax.Array | None:
-    """A layer's own key, from its name or the word that stands for it."""
-    if rng is None:
-        return None
-    return fold(rng, name) if isinstance(name, str) else jax.random.fold_in(rng, name)

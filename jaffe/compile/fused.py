@@ -14,6 +14,7 @@ from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.linear import InnerProduct
 from jaffe.compile.lowering.layout import split
 from jaffe.compile.reroll.gather import join
+from jaffe.compile.reroll.run import Program as Program
 from jaffe.netdef.graph import Node
 
 
@@ -117,9 +118,6 @@ class Stepped(Layer):
 _FUSED: Mapping[str, Callable[[Node], Layer]] = {
     "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed, "Join": Joined,
     "Steps": Stepped}
-
-
-Program = tuple[tuple[Node, Layer], ...]
 
 
 def make_program(nodes: Iterable[Node]) -> Program:

@@ -229,7 +229,7 @@ class CompiledNet:
             JaffeError: inputs or variables do not fit the net.
         """
         wanted = dict.fromkeys([*self.outputs, *blobs])
-        values = {name: self._value(name) for name in wanted}
+        values = {name: self.value_of(name) for name in wanted}
         env, state = self._run(variables, inputs, rng, frozenset(values.values()))
         return {name: env[value] for name, value in values.items()}, state
 
@@ -247,7 +247,7 @@ class CompiledNet:
         if not self.loss_tops:
             raise JaffeError(f"net {self.name!r} has no loss in phase {self.phase}: "
                              "expected a layer whose type ends in Loss, or a loss_weight")
-        values = {name: self._value(name) for name in self.outputs}
+        values = {name: self.value_of(name) for name in self.outputs}
         keep = frozenset(values.values()) | frozenset(self.loss_tops)
         env, state = self._run(variables, inputs, rng, keep, layout=partial(laid_out, lowering=self.lowering))
         total = jnp.zeros((), self.dtype)
@@ -291,7 +291,7 @@ class CompiledNet:
 
     def shape(self, blob: str) -> Shape:
         """The shape of a blob. Raises JaffeError for an unknown name."""
-        return self.inferred.shapes[self._value(blob)]
+        return self.inferred.shapes[self.value_of(blob)]
 
     def preprocess(
         self,
@@ -341,7 +341,7 @@ class CompiledNet:
             lowering: also how each pass of convolutions and poolings is computed on the default device, and the
                 milliseconds that the rules expect of it and of XLA's own way, on two CPU cores.
         """
-        keep = frozenset(map(self._value, self.outputs)) | frozenset(self.loss_tops)
+        keep = frozenset(map(self.value_of, self.outputs)) | frozenset(self.loss_tops)
         context = self.context(keep)
         notes = explain_loops(run(self.graph, BEFORE_LOOPS, context), context)
         return summarise(self.graph, self.inferred, self.lowering if lowering else None, self.precision, notes)
@@ -443,7 +443,8 @@ class CompiledNet:
             if self.inferred.carried[node] or any(not one.weight.trained for one in stored)
         )
 
-    def _value(self, blob: str) -> str:
+    def value_of(self, blob: str) -> str:
+        """The value that a blob ends up with. Raises JaffeError for an unknown name."""
         try:
             return self.graph.blobs[blob]
         except KeyError:

@@ -43,10 +43,7 @@ class Stepper:
 
     def __init__(self, net: CompiledNet, inputs: Iterable[str] | None, outputs: Iterable[str] | None):
         wanted = list(net.outputs if outputs is None else outputs)
-        values = {name: net.graph.blobs.get(name, "") for name in wanted}
-        for name in wanted:
-            if not values[name]:
-                raise JaffeError(f"the net has no blob {name!r}{suggest(name, net.graph.blobs)}")
+        values = {name: net.value_of(name) for name in wanted}
         self.net = net
         nodes = net.program(frozenset(values.values())).nodes
         read = {value for node in nodes for value in node.bottoms} | set(values.values())

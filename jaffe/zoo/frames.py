@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
+from jaffe.netdef.cells import UNIFORM
 from jaffe.zoo.imagenet import caffenet_features
 from jaffe.zoo.parts import TEST
-from jaffe.zoo.recurrent import UNIFORM, inputs
+from jaffe.zoo.recurrent import inputs
 
 Features: TypeAlias = "Callable[[NetSpec, Top], Top]"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaffe.netdef import NetSpec, SolverParameter
 from jaffe.netdef.builder import assign
+from jaffe.netdef.cells import UNIFORM
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.zoo import frames, nets, recurrent
 
@@ -137,7 +138,7 @@ def _lrcn() -> Recipe:
     return Recipe(
         "lrcn",
         frames.lrcn(classes=8, units=128, steps=8, shape=(1, 16, 16), features=frames.small_features,
-                    filler=recurrent.UNIFORM, batch=32, test_batch=500, transform={"scale": 1 / 16}),
+                    filler=UNIFORM, batch=32, test_batch=500, transform={"scale": 1 / 16}),
         dict(
             type="Adam", base_lr=0.002, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="fixed", max_iter=600,
             test_iter=[2], test_interval=100, display=50, average_loss=20, random_seed=1,

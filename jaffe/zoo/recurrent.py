@@ -7,9 +7,8 @@ from typing import Any
 
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.builder import Top
+from jaffe.netdef.cells import UNIFORM
 from jaffe.zoo.parts import TEST, TRAIN, classify, images
-
-UNIFORM = {"type": "uniform", "min": -0.08, "max": 0.08}
 
 
 def char_lstm(*, symbols: int = 128, units: int = 256, steps: int = 100, batch: int = 32) -> NetSpec:

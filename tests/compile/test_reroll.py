@@ -114,6 +114,16 @@ def test_first_and_last_steps_are_peeled():
     ]
 
 
+def test_a_concat_that_says_where_gradients_go_stays():
+    """It says so of each of its bottoms."""
+    text = unrolled.simple().replace('type: "Concat"', 'type: "Concat"' + " propagate_down: true" * 5)
+    net, rolled, plain = both(text)
+    assert "h_all = Concat<h_all>(h_1, h_2, h_3, h_4, h_5)" in str(rolled)
+    variables, inputs = net.init(KEY), feed(net)
+    found, expected = (differentiated(net, graph.nodes, variables, inputs) for graph in (rolled, plain))
+    assert_near(found, expected, 3e-6)
+
+
 def test_fewer_than_four_steps_stay():
     assert not any("Steps" in line for line in lines(unrolled.simple(3)))
     assert any("Steps<4 x h2h_1" in line for line in lines(unrolled.simple(4)))

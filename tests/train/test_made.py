@@ -42,7 +42,7 @@ def test_text_goes_on_from_row_to_row():
     assert train["label"][-1, 0] == train["data"][0, 1]
     assert len(train["data"]) > 8 * len(test["data"])
     text = bytes(train["data"][:, 0]).decode()
-    assert "PYTHON" in text or "def " in text or "the " in text
+    assert text.count(" the ") > len(text) / 500
     assert bytes(test["data"][:200, 0]) not in bytes(train["data"].T.tobytes())
 
 

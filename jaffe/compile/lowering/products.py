@@ -12,7 +12,7 @@ from jaffe.compile.lowering.choose import Lowering
 
 def product(x: jax.Array, weight: jax.Array, lowering: Lowering, transposed: bool = False) -> jax.Array:
     """``x W``, or ``x W^T`` where W is stored ``transposed``. x: (..., K), W: (K, O) or (O, K) -> (..., O)."""
-    # Inside of a loop the call costs more than it saves: a tenth of an LSTM's training step.
+    # Inside of a loop the call costs more than it saves.
     if lowering.looped or not lowering.onednn or {x.dtype, weight.dtype} != {jnp.dtype("float32")}:
         return x @ (weight.T if transposed else weight)
     rows = x.reshape(-1, x.shape[-1])

@@ -84,7 +84,7 @@ class _Writer:
     def _joined(self, node: Node) -> Node:
         """The node; a Concat of values that lie together as one that reads them so."""
         layer, shapes = self.context.inferred.layers[node.name], self.context.inferred.shapes
-        if not isinstance(layer, Concat) or node.type != "Concat" or False in node.proto.propagate_down:
+        if not isinstance(layer, Concat) or node.type != "Concat" or node.proto.propagate_down:  # one for each bottom
             return node
         series = runs(node.bottoms, self.located)
         if len(series) == len(node.bottoms):

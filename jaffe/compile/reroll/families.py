@@ -42,17 +42,17 @@ class Found:
 
     Attributes:
         families: each in the order in which a recurrence goes through them.
-        kinds: for each node a number, equal for nodes that differ in names only; None where a node is not repeated.
         chains: those families that share weights and depend on each other one after another, where it all began.
     """
 
     families: list[Family]
-    kinds: list[int | None]
     chains: list[Family]
 
 
-def find_families(graph: Graph, context: PassContext, wiring: Wiring, period: int = 1) -> Found:
-    """The families of a graph.
+def find_families(
+    graph: Graph, context: PassContext, wiring: Wiring, kinds: Sequence[int | None], period: int
+) -> Found:
+    """The families of a graph. ``kinds``: of ``node_kinds``.
 
     A family begins as a chain: layers of one kind that share all their weights, of which each depends on the one
     before. Where it goes from one member to the next, so do the layers around it: what they read, and what reads
@@ -61,7 +61,6 @@ def find_families(graph: Graph, context: PassContext, wiring: Wiring, period: in
     ``period``: how many members further in a chain the next of a family is: 2 where steps are alike every second time,
     or where a weight is used twice a step.
     """
-    kinds = node_kinds(graph, context)
     after: dict[int, int] = {}  # from a member of a family to the next
     before: dict[int, int] = {}
     chains = []
@@ -77,7 +76,7 @@ def find_families(graph: Graph, context: PassContext, wiring: Wiring, period: in
                 continue
             after[a], before[b] = b, a
             pairs += _neighbours(graph, wiring, kinds, a, b)
-    return Found(_paths(after), kinds, chains)
+    return Found(_paths(after), chains)
 
 
 def node_kinds(graph: Graph, context: PassContext) -> list[int | None]:

@@ -8,11 +8,11 @@ from functools import cached_property
 
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.passes.run import PassContext
-from jaffe.compile.reroll.families import FEWEST_STEPS, Family, Wiring, find_families
+from jaffe.compile.reroll.families import FEWEST_STEPS, Family, Wiring, find_families, node_kinds
 from jaffe.compile.reroll.schedule import Refusal, Region, find_regions
 from jaffe.netdef.graph import Graph
 
-# XLA:CPU runs its own convolutions inside a loop 3 to 30 times as slowly as outside, those of oneDNN up to 3 times. A
+# XLA:CPU runs its own convolutions inside a loop many times as slowly as outside, those of oneDNN still more slowly. A
 # program of so many steps takes seconds to compile.
 MOST_STEPS_OF_CONVOLUTIONS = {"onednn": 64, "xla": 256}
 MOST_PERIOD = 4  # steps may be alike every second, third or fourth time only
@@ -42,10 +42,12 @@ class Loops:
 
 def find_loops(graph: Graph, context: PassContext) -> Loops:
     """The loops of a graph, and the layers around them that take all steps at once."""
-    wiring = Wiring.of(graph)
+    wiring, kinds = Wiring.of(graph), node_kinds(graph, context)
     best = Loops(wiring, [], [], [])
     for period in range(1, MOST_PERIOD + 1):
-        found = find_families(graph, context, wiring, period)
+        found = find_families(graph, context, wiring, kinds, period)
+        if not found.chains:
+            break
         regions, refusals = find_regions(graph, wiring, found.families, context.inferred.shapes)
         loops = _paying(graph, context, Loops(wiring, regions, refusals, found.chains))
         if period == 1 or len(loops.looped) > len(best.looped):

@@ -157,5 +157,3 @@ class Join:
     def __str__(self) -> str:
         return "joined"
 
-
-Plan = Steps | Join

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
@@ -71,15 +72,16 @@ class StepRunner:
         stacks = {name: found[top] for name, top in plan.stacks.items()}
         return {**stacks, **_picked(plan, found)}
 
-    def _words(self, program: Program) -> dict[str, np.ndarray]:
-        return {node.name: np.array([word(name) for name in self.plan.names[node.name]], np.uint32)
-                for node, _ in program}
+    @cached_property
+    def _words(self) -> dict[str, np.ndarray]:
+        """Of each layer, at each step."""
+        return {node: np.array(list(map(word, names)), np.uint32) for node, names in self.plan.names.items()}
 
     def _start(
         self, before: Values, xs: Values, constants: Values, variables: Any, rng: jax.Array | None
     ) -> dict[str, tuple[jax.Array, ...]]:
         """What the first step gets from earlier ones, the oldest first, in the dtypes that steps put out."""
-        first = jax.tree.map(lambda x: x[0], (xs, self._words(self.program)))
+        first = jax.tree.map(lambda x: x[0], (xs, self._words))
 
         def dtypes(values: Values) -> Values:
             env = {**constants, **first[0], **values}
@@ -109,7 +111,7 @@ class StepRunner:
 
         if self.plan.again:
             step = jax.checkpoint(step, prevent_cse=False)  # a loop's body keeps its order by itself
-        return lax.scan(step, start, (xs, self._words(self.program), taps), length=self.plan.count)[1]
+        return lax.scan(step, start, (xs, self._words, taps), length=self.plan.count)[1]
 
     def _at_once(
         self, program: Program, xs: Mapping[str, jax.Array], constants: Mapping[str, jax.Array], variables: Any,
@@ -125,7 +127,7 @@ class StepRunner:
                 values = self.execute(alone, {**fixed, **given}, variables, rng, words, {}, False)
                 return {top: values[top] for top in alone[0][0].tops}
 
-            words = self._words(((node, layer),))
+            words = {node.name: self._words[node.name]}
             if not fixed and layer.itemwise([x.shape[1:] for x in given.values()]):
                 folded = one({name: x.reshape(-1, *x.shape[2:]) for name, x in given.items()}, {})
                 stacks.update({top: x.reshape(self.plan.count, -1, *x.shape[1:]) for top, x in folded.items()})
