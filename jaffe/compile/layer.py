@@ -237,6 +237,8 @@ class Layer:
             if stated.name not in own and stated.name not in _SHARED_SETTINGS:
                 near = f"; expected {own[0]}" if own else ""
                 raise self.node.error(f"{self.node.type} does not read {stated.name}{near}")
+            if stated.name == "loss_param" and message.label_smoothing and self.node.type != "SoftmaxWithLoss":
+                raise self.node.error(f"{self.node.type} does not read label_smoothing; SoftmaxWithLoss does")
             if not self.infinite:
                 self._check_finite(message)
 

@@ -48,11 +48,13 @@ def preprocess(
     target: tuple[int, ...] | None = tuple(size) if size is not None else resize_of(node)
     if target is None and mean is not None and mean.shape[1:] != (1, 1):
         target = mean.shape[1:]
-    if target is None and not p.crop_size:
+    if target is None and not p.crop_size and not p.pad_to:
         target = declared
     if target is not None:
         x = resized(x, target)
     x = without_mean(node, x, mean)
+    if pad := pad_of(node):
+        x = _padded(node, x, pad)
     if p.crop_size:
         check_crop(node, x.shape[2:])
         x = central_crop(x, p.crop_size)
@@ -61,9 +63,20 @@ def preprocess(
 
 def resize_of(node: Node) -> tuple[int, int] | None:
     """Height and width of ``resize``, jaffe's own setting. Raises SpecError when it is not one or two sizes."""
-    stated = list(node.proto.transform_param.resize)
+    return _size(node, "resize")
+
+
+def pad_of(node: Node) -> tuple[int, int] | None:
+    """Height and width of ``pad_to``, jaffe's own setting. Raises SpecError as ``resize_of``, or with both."""
+    if node.proto.transform_param.pad_to and node.proto.transform_param.resize:
+        raise node.error("resize excludes pad_to; found both")
+    return _size(node, "pad_to")
+
+
+def _size(node: Node, setting: str) -> tuple[int, int] | None:
+    stated = list(getattr(node.proto.transform_param, setting))
     if len(stated) > 2 or 0 in stated:
-        raise node.error(f"resize is one positive number, or height and width; found {stated}")
+        raise node.error(f"{setting} is one positive number, or height and width; found {stated}")
     return (stated[0], stated[-1]) if stated else None
 
 
@@ -93,6 +106,13 @@ def mean_of(node: Node, channels: int, base: Path) -> np.ndarray | None:
 def resized(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """A batch (N, C, H, W) resized bilinearly, smoothed where it shrinks."""
     return x if x.shape[2:] == size else jax.image.resize(x, (*x.shape[:2], *size), "bilinear")
+
+
+def _padded(node: Node, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    spare = [most - n for most, n in zip(size, x.shape[2:], strict=True)]
+    if min(spare) < 0:
+        raise node.error(f"the images, {x.shape[2:]}, are larger than pad_to {size}")
+    return jnp.pad(x, ((0, 0), (0, 0), *((0, n) for n in spare)))
 
 
 def check_mean(node: Node, mean: np.ndarray | None, shape: Shape) -> None:

@@ -23,10 +23,12 @@ _BORROWED = {
     "SoftmaxWithLoss": ("loss_param", "softmax_param"),
     "SigmoidCrossEntropyLoss": ("loss_param",),
     "InfogainLoss": ("infogain_loss_param", "loss_param"),
-    "Data": ("data_param", "transform_param"),
-    "ImageData": ("image_data_param", "transform_param"),
+    "Data": ("data_param", "transform_param", "sampling_param"),
+    "ImageData": ("image_data_param", "transform_param", "sampling_param"),
     "WindowData": ("window_data_param", "transform_param"),
-    "MemoryData": ("memory_data_param", "transform_param"),
+    "HDF5Data": ("hdf5_data_param", "sampling_param"),
+    "Input": ("input_param", "sampling_param"),
+    "MemoryData": ("memory_data_param", "transform_param", "sampling_param"),
 }
 
 # Fields of LayerParameter that hold a layer's settings, by the name of their message type.

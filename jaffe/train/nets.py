@@ -12,7 +12,7 @@ from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
 from jaffe.train.config import SolverConfig
 from jaffe.train.data import Feed
-from jaffe.train.data.sources import Data
+from jaffe.train.data.dataset import Data
 from jaffe.train.evaluate import Evaluation, check_shared
 from jaffe.train.report import Run, row_name
 

@@ -27,7 +27,7 @@ from jaffe.train.clock import Clock
 from jaffe.train.compilation import watch_compilation
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
-from jaffe.train.data.sources import Data
+from jaffe.train.data.dataset import Data
 from jaffe.train.examine import Examiner
 from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe

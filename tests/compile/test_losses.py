@@ -245,3 +245,41 @@ def test_smooth_l1_of_an_infinite_difference():
 def test_contrastive_of_a_nan_similarity():
     inputs = {"x": np.ones((4, 5)), "z": np.zeros((4, 5)), "y": np.array([0, 1, np.nan, 1])}
     assert np.isnan(loss_and_gradient(one("ContrastiveLoss", bottoms="x z y", inputs=PAIRS), inputs)[0])
+
+
+@pytest.mark.parametrize("normalization", ["VALID", "BATCH_SIZE", "NONE"])
+def test_label_smoothing(normalization):
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    settings = f"loss_param {{ label_smoothing: 0.3 ignore_label: 4 normalization: {normalization} }}"
+    text = one("SoftmaxWithLoss", settings, bottoms="x y", inputs=ROWS)
+    loss, gradient = loss_and_gradient(text, {"x": x, "y": np.array([3, 4, 0])})
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    target = np.eye(5)[[3, 4, 0]] * 0.7 + 0.3 / 5
+    target[1] = p[1] = 0  # ignored
+    z = {"VALID": 2, "BATCH_SIZE": 3, "NONE": 1}[normalization]
+    np.testing.assert_allclose(loss, -(target * np.log(np.where(p > 0, p, 1))).sum() / z, rtol=1e-6)
+    np.testing.assert_allclose(gradient, (p - target) / z, atol=1e-6)
+
+
+def test_labels_that_are_shares():
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    shares = np.random.default_rng(1).dirichlet(np.ones(5), 3)
+    text = one("SoftmaxWithLoss", bottoms="x y", inputs=input_layer("x", 3, 5) + input_layer("y", 3, 5))
+    loss, gradient = loss_and_gradient(text, {"x": x, "y": shares})
+    p = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    np.testing.assert_allclose(loss, -(shares * np.log(p)).sum() / 3, rtol=1e-6)
+    np.testing.assert_allclose(gradient, (p - shares) / 3, atol=1e-6)
+    # Along another axis, for each place of an image.
+    x, shares = (array.reshape(1, 5, 3, 1) for array in (x.T, shares.T))
+    text = one("SoftmaxWithLoss", bottoms="x y", inputs=input_layer("x", 1, 5, 3, 1) + input_layer("y", 1, 5, 3, 1))
+    np.testing.assert_allclose(loss_and_gradient(text, {"x": x, "y": shares})[0], loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("SoftmaxWithLoss", "label_smoothing is a share, from 0 to below 1; found 1"),
+    ("MultinomialLogisticLoss", "MultinomialLogisticLoss does not read label_smoothing; SoftmaxWithLoss does"),
+])
+def test_wrong_label_smoothing(kind, message):
+    with pytest.raises(SpecError) as caught:
+        compile_net(one(kind, "loss_param { label_smoothing: 1 }", bottoms="x y", inputs=ROWS))
+    assert message in str(caught.value)

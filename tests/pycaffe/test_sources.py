@@ -76,7 +76,7 @@ def test_data_layers_read_a_batch_at_every_forward(tmp_path):
     net.forward(start="twice")
     np.testing.assert_array_equal(net.blobs["label"].data, [3, 4, 0])
     path.write_text(path.read_text().replace('"db"', '"gone"'))
-    with pytest.raises(JaffeError, match=r"lmdb:gone: there is no gone in "):
+    with pytest.raises(JaffeError, match=r"data_param.source 'gone' is not found; looked in "):
         caffe.Net(str(path), caffe.TEST)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from jaffe.netdef import JaffeError, NetState, resolve
 from jaffe.netdef.jaffe_pb2 import Datum
-from jaffe.train.data import Dataset, Feed, balance, cap_labels, feed, few_shot, only_labels, open_dataset
-from jaffe.train.data.sources import ArraySource
+from jaffe.train.data import Dataset, Feed, balance, cap_labels, few_shot, only_labels, open_dataset
+from jaffe.train.data import stream as streams
+from jaffe.train.data.dataset import ArraySource
 
 # 11 of class 0, 5 of class 3, 2 of class 7; record i holds i.
 LABELS = np.array([0, 3, 0, 0, 7, 0, 3, 0, 0, 0, 3, 0, 0, 7, 3, 0, 0, 3], np.int32)
@@ -124,7 +125,7 @@ def test_feeds_take_views(kind, where, monkeypatch):
     else:
         given = [{**record, "data": record["data"].reshape(1, 1, 1)} for record in given]
     if where == "streamed":
-        monkeypatch.setattr(feed, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(streams, "RESIDENT_BYTES", 0)
     balanced = balance(given)
     assert isinstance(balanced.records, ArraySource) == (kind == "arrays" and where == "resident")
     one = Feed(resolve(NET, NetState("TRAIN")), balanced, seed=1)

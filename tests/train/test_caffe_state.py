@@ -21,7 +21,7 @@ from jaffe.netdef.solverstate import read_solver_state
 from jaffe.netdef.text import read_solver
 from jaffe.train.caffe_state import restore_caffe_state, write_caffe_state
 from jaffe.train.data import Dataset
-from jaffe.train.data.sources import ArraySource
+from jaffe.train.data.dataset import ArraySource
 from jaffe.train.optimizer import SumOfSquares, make_optimizer
 from jaffe.train.step import TrainState
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 
 import jax
-import lmdb
 import numpy as np
 import pytest
 
 from jaffe.netdef import JaffeError, NetState, resolve
 from jaffe.netdef.jaffe_pb2 import BlobProto, Datum
-from jaffe.train.data import Feed, feed, open_dataset
-from jaffe.train.data.sources import LmdbSource
+from jaffe.train.data import Feed, open_dataset, stream
 from jaffe.train.data.transform import Transform
+from tests.train.data_files import write_lmdb
 
 NET = """
 layer {{ name: "d" type: "MemoryData" top: "data" top: "label" {transform}
@@ -45,7 +44,7 @@ def labels(one: Feed, batches: int, start: int = 0, group: int = 1) -> list[list
 @pytest.fixture(params=["resident", "streamed"])
 def where(request, monkeypatch):
     if request.param == "streamed":
-        monkeypatch.setattr(feed, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
 
 
 def test_test_phase_takes_records_in_order(where):
@@ -83,15 +82,6 @@ def test_lmdb_of_the_original(shared):
     assert record["data"].shape == (1, 28, 28)
     assert record["data"].dtype == np.uint8
     assert int(record["label"]) == 5
-    with pytest.raises(JaffeError, match=r"record 0 .*encoded images \(JPEG, PNG\) are not read yet"):
-        _ = LmdbSource(shared / "data" / "images_encoded_lmdb")[0]
-
-
-def write_lmdb(path, values: list[bytes]) -> str:
-    with lmdb.open(str(path), map_size=2**20) as env, env.begin(write=True) as transaction:
-        for i, value in enumerate(values):
-            transaction.put(f"{i:08}".encode(), value)
-    return f"lmdb:{path}"
 
 
 def test_damaged_lmdb(tmp_path):
@@ -132,8 +122,7 @@ def test_fields_by_order_where_names_differ():
     ("data", "message"),
     [
         (None, "layer 'd' (<text>:2): MemoryData has no data of its own here: expected data=...; found none"),
-        ("tdfs:digits", "data 'tdfs:digits' is not known; expected tfds:NAME, lmdb:PATH, npz:PATH, text:python, "
-                        "made:sums or made:moving"),
+        ("tdfs:digits", "data 'tdfs:digits' is not known; did you mean 'tfds'?; expected a path, tfds:NAME, "),
         ("lmdb:gone", "lmdb:gone: there is no gone in "),
         ("tfds:digits:tset", "tfds:digits has no split 'tset'; did you mean 'test'?; it has "),
         ({"data": np.zeros((3, 1, 2, 3)), "label": np.zeros(2)}, "data: arrays have one first axis, the records; found "
@@ -250,7 +239,7 @@ def broken(index: int, **fields) -> list:
          "list, record 3: data is uint8 (1, 2, 4); expected uint8 (1, 2, 3), as record 0"),
         (broken(3, data=np.zeros((1, 2, 3))), "list, record 3: data is float64 (1, 2, 3); expected uint8 (1, 2, 3)"),
         (broken(0, label="cat"), "list: field 'label' holds <U3; expected numbers"),
-        ([1, 2, 3], "list, record 0: expected a dict of arrays; AttributeError"),
+        ([1, 2, 3], "list, record 0: expected a dict of arrays; TypeError: found int"),
         ([], "list is empty"),
     ],
     ids=range(6),

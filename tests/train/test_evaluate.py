@@ -10,7 +10,7 @@ import pytest
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, NetState, resolve
 from jaffe.netdef.jaffe_pb2 import Datum
-from jaffe.train.data import Feed, feed
+from jaffe.train.data import Feed, stream
 from jaffe.train.evaluate import Evaluation
 
 KEY = jax.random.key(1)
@@ -44,7 +44,7 @@ def evaluation(net: str, data, iterations: int | None = None, **settings) -> Eva
 def test_whole_data_set(items, where, monkeypatch):
     """Batches of 5, of a net with 5 outputs: what has one number for each class is told from what has one an item."""
     if where == "streamed":
-        monkeypatch.setattr(feed, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
     data = arrays(items)
     one = evaluation(NET.format(batch=5), data, with_loss=True)
     variables = one.net.init(KEY)

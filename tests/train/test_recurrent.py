@@ -9,7 +9,7 @@ import pytest
 import jaffe
 from jaffe.netdef import JaffeError
 from jaffe.train.data import Dataset
-from jaffe.train.data.sources import ArraySource
+from jaffe.train.data.dataset import ArraySource
 from jaffe.train.snapshots import restore, restore_variables
 
 # Two steps of 3 sequences in training, of 5 in tests. cont is 1 everywhere: nothing but the carry's zeros resets.

@@ -18,7 +18,7 @@ from jaffe import zoo
 from jaffe.netdef import JaffeError, NetParameter
 from jaffe.netdef.weights import array_to_blob
 from jaffe.train import Reporter
-from jaffe.train.data import feed
+from jaffe.train.data import stream
 from tests.conftest import ROOT
 
 # Everything that could make a resumed run differ: Dropout, BatchNorm, random crops, shuffling, momentum.
@@ -64,7 +64,7 @@ def same(one, other) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, settings, streamed):
     if streamed:
-        monkeypatch.setattr(feed, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
     whole = solver(tmp_path / "whole", **settings)
     whole.run()
     first = solver(tmp_path / "part", **{**settings, "max_iter": 7})
@@ -238,7 +238,7 @@ def test_train_test_prototxt_with_other_data(tmp_path):
     job = jaffe.Solver(tmp_path / "lenet_solver.prototxt", data={"image": images, "label": labels})
     losses = job.step(20)
     assert losses[-3:].mean() < losses[:3].mean()
-    with pytest.raises(JaffeError, match=r"lmdb:examples/mnist/nowhere_lmdb: there is no"):
+    with pytest.raises(JaffeError, match=r"data_param.source 'examples/mnist/nowhere_lmdb' is not found; looked in"):
         jaffe.Solver(tmp_path / "lenet_solver.prototxt")
 
 

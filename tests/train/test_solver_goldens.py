@@ -11,7 +11,7 @@ import jaffe
 from jaffe.netdef.text import read_solver
 from jaffe.train.config import SOLVER_TYPES
 from jaffe.train.data import Dataset
-from jaffe.train.data.sources import ArraySource
+from jaffe.train.data.dataset import ArraySource
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "solvers"
 CASES = [p for p in sorted(GOLDENS.glob("*.npz")) if read_solver(str(np.load(p)["solver"])).type in SOLVER_TYPES]

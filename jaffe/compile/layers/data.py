@@ -28,6 +28,11 @@ class Source(Layer):
         """Items in a batch, as declared; 0 when the net does not say."""
         return 0
 
+    @property
+    def transformed(self) -> bool:
+        """Whether ``transform_param`` is what is done to the records of its first top."""
+        return self.node.proto.HasField("transform_param")
+
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return 0
 
@@ -81,15 +86,21 @@ class _Stored(Source):
     def declared(self) -> list[Shape | None]:
         if not self.batch:
             raise self.node.error("expected batch_size > 0; found none")
-        shapes: list[Shape | None] = [None, (self.batch,)]
+        shapes: list[Shape | None] = [None, (self.batch, *self.label_item())]
         return shapes[: len(self.node.tops)]
+
+    def label_item(self) -> Shape:
+        """The shape of one record's label."""
+        return ()
 
 
 @built_in("Data")
 class Data(_Stored):
     """Records of an LMDB or LevelDB: images, and labels when there are two tops.
 
-    In a compiled net its tops are inputs; ``jaffe.Solver`` reads the database and applies ``transform_param``.
+    In a compiled net its tops are inputs; ``jaffe.Solver`` reads the database and applies ``transform_param``, and
+    ``sampling_param``, jaffe's own: ``cap`` is the most records of a class that training takes, ``balance`` has it take
+    every class as often. ``rand_skip`` and ``force_encoded_color`` are ignored, as in Caffe.
     """
 
     tops = (1, 2)
@@ -97,9 +108,16 @@ class Data(_Stored):
 
 @built_in("ImageData")
 class ImageData(_Stored):
-    """Images of a list of files, and labels. In a compiled net its tops are inputs."""
+    """Images of a list of files, and labels. In a compiled net its tops are inputs.
+
+    ``num_labels`` above 1, jaffe's own, is for several numbers at the end of a line of the list: labels
+    (N, num_labels).
+    """
 
     tops = (2, 2)
+
+    def label_item(self) -> Shape:
+        return (self.p.num_labels,) if self.p.num_labels > 1 else ()
 
 
 @built_in("WindowData")
@@ -107,6 +125,7 @@ class WindowData(_Stored):
     """Windows of images, and labels. In a compiled net its tops are inputs."""
 
     tops = (2, 2)
+    transformed = False  # windows come cropped, with their mean subtracted: what is outside of an image is 0
 
 
 @built_in("HDF5Data")

@@ -101,7 +101,11 @@ class SoftmaxWithLoss(Layer):
     Z by ``loss_param.normalization``: VALID (default) the labels that are not ``ignore_label``; FULL all labels;
     BATCH_SIZE N; NONE 1; never less than 1. Ignored labels add nothing, whatever their scores are. A label outside
     0..K-1 gives NaN.
-    Source: Caffe 1.0, ``softmax_loss_layer.cpp``.
+
+    Beyond Caffe: ``loss_param.label_smoothing`` e takes ``(1 - e) log p[label] + e mean_k log p[k]`` in place of
+    ``log p[label]``; and labels shaped as the scores are shares t of the classes, with ``sum_k t[k] log p[k]`` in its
+    place: none of them is ignored.
+    Source: Caffe 1.0, ``softmax_loss_layer.cpp``; Szegedy et al., arXiv:1512.00567, section 7.
     """
 
     bottoms = (2, 2)
@@ -110,16 +114,31 @@ class SoftmaxWithLoss(Layer):
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         axis = self.axis(self.node.proto.softmax_param.axis, len(bottoms[0]))
-        check_labels(self, bottoms[0], bottoms[1], axis)
+        if bottoms[1] != bottoms[0]:
+            check_labels(self, bottoms[0], bottoms[1], axis)
+        if not 0 <= self.node.proto.loss_param.label_smoothing < 1:
+            raise self.node.error("label_smoothing is a share, from 0 to below 1; found "
+                                  f"{self.node.proto.loss_param.label_smoothing:g}")
         return [(), bottoms[0]][: len(self.node.tops)]
 
     def apply(self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         scores = bottoms[0]
+        p = self.node.proto.loss_param
         axis = self.axis(self.node.proto.softmax_param.axis, scores.ndim)
-        label = lax.stop_gradient(bottoms[1]).reshape(scores.shape[:axis] + scores.shape[axis + 1 :])
-        counted = not_ignored(label, self.node.proto.loss_param)
-        picked = of_label(log_softmax_of(scores, counted, axis), label)
-        loss = jnp.where(counted, -floored(picked, FLT_MIN), 0)
+        positions = scores.shape[:axis] + scores.shape[axis + 1 :]
+        label = lax.stop_gradient(bottoms[1])
+        if label.shape == scores.shape and scores.shape[axis] > 1:
+            counted = jnp.ones(positions, bool)
+            log_p = floored(log_softmax_of(scores, counted, axis), FLT_MIN)
+            picked = (jnp.moveaxis(label, axis, -1) * log_p).sum(-1)
+        else:
+            label = label.reshape(positions)
+            counted = not_ignored(label, p)
+            log_p = log_softmax_of(scores, counted, axis)
+            picked = floored(of_label(log_p, label), FLT_MIN)
+        if p.label_smoothing:
+            picked = (1 - p.label_smoothing) * picked + p.label_smoothing * log_p.mean(-1)
+        loss = jnp.where(counted, -picked, 0)
         mode = normalization_mode(self, LossParameter.VALID)
         total = loss.sum() / normaliser(mode, loss.size, counted.sum(), math.prod(scores.shape[:axis]))
         return [total, jax.nn.softmax(scores, axis)] if len(self.node.tops) == 2 else [total]

@@ -7,14 +7,16 @@ record, 21 us each for MNIST in an LMDB and 94 us for small images of a TFDS, me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from jaffe.netdef.errors import JaffeError, listed, suggest
-from jaffe.train.data import feed
-from jaffe.train.data.sources import ArraySource, Data, Dataset, RandomAccess, Record, open_dataset
+from jaffe.train.data import stream
+from jaffe.train.data.dataset import ArraySource, Data, Dataset, View
+from jaffe.train.data.sources import open_dataset
 
 
 def cap_labels(data: Data, most: int, *, split: str = "train", label: str = "label", seed: int = 0) -> Dataset:
@@ -112,40 +114,18 @@ def only_labels(
     return _view(dataset, chosen, label, found, f"only_labels({dataset.name}, {listed(wanted, 10)})")
 
 
-class View:
-    """Records of a source by index, in any order and number, with some fields replaced.
-
-    Args:
-        records: the source.
-        indices: place in the source of each record, (items).
-        own: arrays of the fields that are replaced, (items, ...).
-    """
-
-    def __init__(self, records: RandomAccess, indices: np.ndarray, own: Mapping[str, np.ndarray]):
-        self.records = records
-        self.indices = indices
-        self.own = own
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self.records[int(self.indices[index])]
-        return {**record, **{field: np.asarray(array[index]) for field, array in self.own.items()}}
-
-
 def _view(dataset: Dataset, chosen: np.ndarray, field: str, labels: np.ndarray, name: str) -> Dataset:
     """The chosen records with these labels, of which there is one for each record of ``dataset``."""
     records, own = dataset.records, {field: labels}
     if isinstance(records, ArraySource):
         arrays = {**records.arrays, **own}
         # Copied where the feed would keep them on the device anyway: whole arrays, faster than record by record.
-        if sum(array.nbytes // len(array) for array in arrays.values()) * len(chosen) <= feed.RESIDENT_BYTES:
-            return Dataset(ArraySource({key: array[chosen] for key, array in arrays.items()}, name), dataset.shuffle,
-                           name)
+        if sum(array.nbytes // len(array) for array in arrays.values()) * len(chosen) <= stream.RESIDENT_BYTES:
+            records = ArraySource({key: array[chosen] for key, array in arrays.items()}, name)
+            return replace(dataset, records=records, name=name)
     view = records if isinstance(records, View) else View(records, np.arange(len(records)), {})
     own = {key: array[chosen] for key, array in {**view.own, **own}.items()}
-    return Dataset(View(view.records, view.indices[chosen], own), dataset.shuffle, name)
+    return replace(dataset, records=View(view.records, view.indices[chosen], own), name=name)
 
 
 def _labels(dataset: Dataset, field: str) -> np.ndarray:
@@ -159,11 +139,8 @@ def _labels(dataset: Dataset, field: str) -> np.ndarray:
                          "record: records of several classes have no single one to choose or balance by")
     if first[field].dtype.kind not in "biuf":
         raise JaffeError(f"{dataset.name}: field {field!r} holds {first[field].dtype}; expected whole numbers")
-    if isinstance(records, ArraySource):
-        labels = records.arrays[field]
-    elif isinstance(records, View) and field in records.own:
-        labels = records.own[field]
-    else:
+    labels = records.column(field) if hasattr(records, "column") else None
+    if labels is None:
         labels = np.empty((len(records), *first[field].shape), first[field].dtype)
         for i in range(len(records)):
             labels[i] = _label(dataset, i, field, first[field])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,35 @@ from jaffe.compile.layer import make_layer
 from jaffe.compile.layers.data import Source
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.graph import Graph
-from jaffe.netdef.jaffe_pb2 import DataParameter
-from jaffe.train.data.sources import ArraySource, Data, Dataset, open_dataset
+from jaffe.train.data.augment import mix
+from jaffe.train.data.balance import balance, cap_labels
+from jaffe.train.data.dataset import Data, Dataset
+from jaffe.train.data.layers import own_data
+from jaffe.train.data.sources import open_dataset
+from jaffe.train.data.stream import Reader, Stream, cores
 from jaffe.train.data.transform import Transform
 
-# Data sets up to this size live on the device; batches are then only indices, gathered inside the step.
-RESIDENT_BYTES = 512 * 2**20
-PREFETCH = 8
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """One data set, the inputs that it fills, and how."""
-
-    dataset: Dataset
-    fields: dict[str, str]  # input blob -> field of the records
-    batch: int
-    transforms: dict[str, Transform]  # input blob -> transform
-    first: dict[str, np.ndarray]  # the fields of record 0 that are needed: what all others look like
+AHEAD = 2  # batches that are on the way to the device while a step runs
 
 
 class Feed:
     """Batches for the inputs of one net.
 
     ``fetch`` is pure and belongs inside the jitted step; ``batches`` yields what it takes. Position k of the
-    stream of batches is a function of k alone: a run resumes at its iteration and sees what it would have seen.
+    stream of batches is a function of k and the seed alone: a run resumes at its iteration and sees what it would have
+    seen, whatever reads the data.
+
+    Args:
+        graph: the net, resolved for a phase.
+        data: in place of what its data layers name; see ``open_dataset``.
+        base: where relative paths are looked for beside the current folder.
+        seed: of the order and of crops.
+        workers: processes that read and decode what does not stay on the device. 0: threads of this process, as many
+            as there are cores; they suffice where the time goes into a library (images, HDF5), not into Python code.
+        on_damaged: told of each record that cannot be read, and whose place the next one takes. ``None``: such a
+            record is an error.
+        shard: (number, count): of ``count`` processes that share the data, this is the ``number``-th: it takes every
+            ``count``-th record, as Caffe's solvers do. Together they take each record once an epoch.
 
     Attributes:
         shapes: of the net's inputs, batch included: what ``compile_net(inputs=...)`` takes.
@@ -50,32 +54,45 @@ class Feed:
         JaffeError: an input has no data, or the data do not fit it.
     """
 
-    def __init__(self, graph: Graph, data: Data | None, *, base: Path = Path(), seed: int = 0):
+    def __init__(
+        self, graph: Graph, data: Data | None, *, base: Path = Path(), seed: int = 0, workers: int = 0,
+        on_damaged: Callable[[str], None] | None = None, shard: tuple[int, int] = (0, 1),
+    ):
         self.train = graph.phase == "TRAIN"
         self.seed = seed
+        self.workers = workers
+        self._shard = shard
+        self._on_damaged = on_damaged
+        self._told: set[str] = set()
+        self._transforms: dict[str, Transform] = {}
+        self._ahead = 1
         sources = [layer for node in graph.nodes if isinstance(layer := make_layer(node), Source)]
         self._streams = self._join(sources, data, base)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for stream in self._streams:
             for blob, field in stream.fields.items():
-                transform = stream.transforms.get(blob)
-                self.shapes[blob] = (stream.batch, *(transform.shape if transform else stream.first[field].shape))
+                self.shapes[blob] = (stream.batch, *self._item(blob, stream.first[field].shape))
+        self._mixed = self._mixups()
         self.images = max((stream.batch for stream in self._streams), default=0)
-        held = [_held(stream) for stream in self._streams]
+        held = []
+        for stream in self._streams:
+            arrays, damaged = stream.held()
+            self._tell(damaged)
+            held.append(arrays)
         self._gathers = [arrays is not None for arrays in held]
         self.resident = tuple(jax.device_put(arrays) for arrays in held)
-        self._permutation = lru_cache(maxsize=2 * len(held))(_permutation)  # two epochs: where a batch spans both
 
-    def _join(self, sources: Sequence[Source], data: Data | None, base: Path) -> list[_Stream]:
+    def _join(self, sources: Sequence[Source], data: Data | None, base: Path) -> list[Stream]:
         split = "train" if self.train else "test"
         if not sources:
             return []
         if data is not None:
-            dataset = open_dataset(data, split, base)
-            return [self._stream(dataset, sources, base)]
-        return [self._stream(_own_data(source, base), [source], base) for source in sources]
+            return [self._stream(open_dataset(data, split, base), sources, base)]
+        return [self._stream(own_data(source.node, base), [source], base) for source in sources]
 
-    def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path) -> _Stream:
+    def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path) -> Stream:
+        for source in sources:
+            dataset = self._as_declared(dataset, source)
         first = dataset.fields()
         blobs = [blob for source in sources for blob in source.node.tops]
         if len(blobs) > len(first):
@@ -87,13 +104,18 @@ class Feed:
         sizes = {source.batch or _first_size(source) for source in sources}
         if len(sizes) != 1:
             raise JaffeError(f"the net's inputs have different batch sizes: {sorted(sizes)}; expected one")
-        transforms = {}
+        fits = {}
         for source in sources:
             blob = source.node.tops[0]
-            if source.node.proto.HasField("transform_param"):
-                transforms[blob] = Transform(source.node, first[fields[blob]].shape, base)
+            if source.transformed:
+                value = first[fields[blob]]
+                transform = self._transforms[blob] = Transform(
+                    source.node, value.shape, base, dtype=value.dtype, ragged=getattr(dataset.records, "ragged", False))
+                if transform.fit is not None:
+                    fits[fields[blob]] = transform.fit
+            self._ahead = max(self._ahead, source.node.proto.data_param.prefetch)
             for blob, declared in zip(source.node.tops, source.declared(), strict=True):
-                shape = transforms[blob].shape if blob in transforms else first[fields[blob]].shape
+                shape = self._item(blob, first[fields[blob]].shape)
                 if declared is not None and declared[1:] != shape:
                     raise source.node.error(
                         f"{blob!r} is declared with items of shape {declared[1:]}; {dataset.name} gives {shape} "
@@ -103,7 +125,47 @@ class Feed:
         for field, value in needed.items():
             if value.dtype.kind not in "biuf":
                 raise JaffeError(f"{dataset.name}: field {field!r} holds {value.dtype}; expected numbers")
-        return _Stream(dataset, fields, sizes.pop(), transforms, needed)
+        stream = Stream(dataset, fields, sizes.pop(), needed, {}, self.train and dataset.shuffle, self._shard,
+                        self._on_damaged is not None)
+        if not fits:
+            return stream
+        stream = replace(stream, fits=fits)
+        fitted = {field: fits[field](value, np.zeros(2)) if field in fits else value for field, value in needed.items()}
+        return replace(stream, first=fitted)
+
+    def _as_declared(self, dataset: Dataset, source: Source) -> Dataset:
+        """The data set with what the layer says of its records: decoded to colour or grey, sampled by class."""
+        node, p = source.node, source.node.proto.transform_param
+        if p.force_color and p.force_gray:
+            raise node.error("force_color excludes force_gray; found both")
+        if (p.force_color or p.force_gray) and hasattr(dataset.records, "with_color"):
+            dataset = replace(dataset, records=dataset.records.with_color(p.force_color))
+        sampling = node.proto.sampling_param
+        if self.train and sampling.cap:
+            dataset = cap_labels(dataset, sampling.cap)
+        if self.train and sampling.balance:
+            dataset = balance(dataset)
+        return dataset
+
+    def _item(self, blob: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of an input's items, of records of that shape."""
+        return self._transforms[blob].shape if blob in self._transforms else shape
+
+    def _mixups(self) -> dict[str, tuple[str, Transform]]:
+        """Of images that are mixed, their labels and how; the shapes of the labels become those of shares."""
+        mixed = {}
+        for blob, transform in self._transforms.items():
+            if not (self.train and transform.p.HasField("mixup")):
+                continue
+            tops = transform.node.tops
+            others = [b for s in self._streams if blob in s.fields for b in s.fields if b != blob]
+            label = tops[1] if len(tops) > 1 else others[0] if len(others) == 1 else None
+            if label is None or np.prod(self.shapes[label][1:]) != 1:
+                raise transform.node.error("mixup is for images with one label each; found inputs "
+                                           + ", ".join(f"{b} {shape}" for b, shape in self.shapes.items()))
+            mixed[blob] = label, transform
+            self.shapes[label] = (self.shapes[label][0], transform.p.mixup.classes)
+        return mixed
 
     @property
     def sizes(self) -> set[tuple[int, int]]:
@@ -119,9 +181,13 @@ class Feed:
                 records = {field: array[records] for field, array in resident[i].items()}
             for j, (blob, field) in enumerate(stream.fields.items()):
                 x = records[field]
-                if blob in stream.transforms:
-                    x = stream.transforms[blob](x, jax.random.fold_in(key, 16 * i + j))
+                if blob in self._transforms:
+                    x = self._transforms[blob](x, jax.random.fold_in(key, 16 * i + j))
                 inputs[blob] = x
+        for i, (blob, (label, transform)) in enumerate(self._mixed.items()):
+            p = transform.p.mixup
+            inputs[blob], inputs[label] = mix(
+                inputs[blob], inputs[label], p.alpha, p.classes, jax.random.fold_in(key, 2**16 + i))
         return inputs
 
     def batches(self, start: int = 0, group: int = 1) -> Iterator[tuple[Any, ...]]:
@@ -130,80 +196,60 @@ class Feed:
         Args:
             start: batches to skip.
             group: batches to stack along a new first axis (``iter_size``); 1 stacks none.
+
+        Raises:
+            JaffeError: a record cannot be read; or a process that reads has ended.
         """
         iterators = [self._iterate(i, start, group) for i in range(len(self._streams))]
+        ready: deque[tuple[Any, ...]] = deque()
         while True:
-            yield tuple(jax.device_put(next(iterator)) for iterator in iterators)
+            while len(ready) < AHEAD:
+                ready.append(tuple(jax.device_put(next(iterator)) for iterator in iterators))
+            yield ready.popleft()
 
     def _iterate(self, index: int, start: int, group: int) -> Iterator[Any]:
         import grain  # not needed to compile a net or to write a training loop of one's own
 
         stream, gathers = self._streams[index], self._gathers[index]
+        seed = self.seed
+        first = start // group
+        # One element is a whole batch: an index at a time costs more than a step of a small net.
+        if gathers:
+            chosen = grain.MapDataset.range(first, 2**40).map(lambda k: stream.order(k * group, group, seed))
+            yield from chosen.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+        batches = grain.MapDataset.range(first, 2**40).map(Reader(stream, group, seed)).to_iter_dataset(
+            grain.ReadOptions(num_threads=2 if self.workers else cores(), prefetch_buffer_size=self._ahead))
+        if self.workers:
+            _parse_flags()
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
+        try:
+            for arrays, damaged in batches:
+                self._tell(damaged)
+                yield arrays
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):
+                raise
+            code = str(error).partition("exit code ")[2].partition(".")[0]
+            raise JaffeError(
+                f"{stream.dataset.name}: a process that reads the data ended with exit code {code} (-9: killed, "
+                "often for lack of memory; 1: a script that starts workers needs `if __name__ == \"__main__\":`); "
+                "workers=0 reads in this process") from None
 
-        def batch(k: int) -> Any:
-            chosen = self._order(stream, k * group, group)
-            if gathers:
-                return chosen
-            records = [_record(stream, int(i)) for i in chosen.ravel()]
-            return {
-                field: np.stack([record[field] for record in records]).reshape(*chosen.shape, *value.shape)
-                for field, value in stream.first.items()
-            }
-
-        # grain prefetches in threads; one element is a whole batch, since an index at a time costs more than a step
-        # of a small net.
-        batches = grain.MapDataset.range(start // group, 2**40).map(batch)
-        return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=PREFETCH)))
-
-    def _order(self, stream: _Stream, position: int, group: int) -> np.ndarray:
-        """Which records batch ``position`` and those after it hold: (batch), or (group, batch) for several."""
-        items = len(stream.dataset.records)
-        places = np.arange(position * stream.batch, (position + group) * stream.batch)
-        if self.train and stream.dataset.shuffle:
-            epochs, within = np.divmod(places, items)
-            chosen = np.empty_like(places)
-            for epoch in np.unique(epochs):
-                chosen[epochs == epoch] = self._permutation(items, self.seed, int(epoch))[within[epochs == epoch]]
-        else:
-            chosen = places % items
-        chosen = chosen.astype(np.int32)
-        return chosen.reshape(group, stream.batch) if group > 1 else chosen
-
-
-def _permutation(items: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: each record once."""
-    return np.random.default_rng([seed, epoch]).permutation(items)
+    def _tell(self, damaged: Sequence[str]) -> None:
+        """Tell of damaged records, once each."""
+        for message in damaged:
+            if message not in self._told:
+                self._told.add(message)
+                assert self._on_damaged is not None
+                self._on_damaged(message)
 
 
-def _held(stream: _Stream) -> dict[str, np.ndarray] | None:
-    """The needed fields of all records, when they are small; else None."""
-    records, count = stream.dataset.records, len(stream.dataset.records)
-    if count * sum(value.nbytes for value in stream.first.values()) > RESIDENT_BYTES:
-        return None
-    if isinstance(records, ArraySource):
-        return {field: records.arrays[field] for field in stream.first}
-    held = {field: np.empty((count, *value.shape), value.dtype) for field, value in stream.first.items()}
-    for i in range(count):
-        for field, value in _record(stream, i).items():
-            held[field][i] = value
-    return held
+def _parse_flags() -> None:
+    """grain's processes read absl's flags, which only absl's own programs parse."""
+    from absl import flags
 
-
-def _record(stream: _Stream, index: int) -> dict[str, np.ndarray]:
-    """The needed fields of a record. Raises JaffeError when it cannot be read or is not like the first."""
-    try:
-        record = stream.dataset.records[index]
-        found = {field: np.asarray(record[field]) for field in stream.first}
-    except JaffeError:
-        raise
-    except Exception as error:  # whatever a user's own source raises
-        raise JaffeError(f"{stream.dataset.name}, record {index}: {type(error).__name__}: {error}") from error
-    for field, first in stream.first.items():
-        value = found[field]
-        if value.shape != first.shape or value.dtype != first.dtype:
-            raise JaffeError(f"{stream.dataset.name}, record {index}: {field} is {value.dtype} {value.shape}; "
-                             f"expected {first.dtype} {first.shape}, as record 0")
-    return found
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def _first_size(source: Source) -> int:
@@ -211,16 +257,3 @@ def _first_size(source: Source) -> int:
     if not shape:
         raise source.node.error("the batch size is not in the net: expected a shape; found none")
     return shape[0]
-
-
-def _own_data(source: Source, base: Path) -> Dataset:
-    """What the data layer itself names."""
-    node = source.node
-    if node.type != "Data":
-        raise node.error(f"{node.type} has no data of its own here: expected data=...; found none")
-    p = node.proto.data_param
-    if not p.source:
-        raise node.error("expected data_param.source, or data=...; found neither")
-    if p.backend != DataParameter.LMDB:
-        raise node.error("backend LEVELDB is not read yet; expected LMDB, or data=...")
-    return open_dataset(f"lmdb:{p.source}", "", base)

@@ -93,7 +93,7 @@ def moving_digits(split: str) -> dict[str, np.ndarray]:
         ``data`` (clips, 8, 1, 16, 16), 0 to 16; ``cont`` (clips, 8), 0 in the first frame, else 1; ``label`` (clips).
         8,000 to train on, and 1,000 of other digits to test.
     """
-    from jaffe.train.data.sources import TfdsSource  # which imports this module
+    from jaffe.train.data.tfds import TfdsSource  # slow to import
 
     source = TfdsSource("digits", split)
     digits = np.stack([source[i]["image"][0] for i in range(len(source))])

@@ -1,205 +1,54 @@
-"""Sources of records: arrays, LMDB, TFDS, NumPy files, and any sequence of records."""
+"""Data sets by name: ``open_dataset``."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
-from weakref import WeakValueDictionary
+from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from jaffe.netdef.errors import JaffeError, suggest
-from jaffe.netdef.jaffe_pb2 import Datum
+from jaffe.netdef.errors import JaffeError, listed, suggest
+from jaffe.train.data.databases import LevelDbSource, LmdbSource, RecordsSource
+from jaffe.train.data.dataset import ArraySource, Data, Dataset, RandomAccess, renamed
+from jaffe.train.data.hdf5 import Hdf5Source, read_hdf5_list
+from jaffe.train.data.images import SUFFIXES, read_image_folder, read_image_list
 from jaffe.train.data.made import MADE
-
-Record = Mapping[str, np.ndarray]
-
-
-@runtime_checkable
-class RandomAccess(Protocol):
-    """A sequence of records: dicts of arrays by field name."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Record: ...
+from jaffe.train.data.published import is_published, read_cifar, read_mnist
+from jaffe.train.data.tfds import TfdsSource
 
 
-Data: TypeAlias = "str | Mapping[str, np.ndarray] | RandomAccess | Dataset"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Records, and the order in which training takes them.
-
-    Attributes:
-        records: the source.
-        shuffle: whether training shuffles them anew each epoch; databases are read in their order, as in Caffe.
-        name: for messages.
-    """
-
-    records: RandomAccess
-    shuffle: bool
-    name: str
-
-    def fields(self) -> dict[str, np.ndarray]:
-        """The first record. Raises JaffeError when there is none."""
-        if not len(self.records):
-            raise JaffeError(f"{self.name} is empty")
-        try:
-            return {name: np.asarray(value) for name, value in self.records[0].items()}
-        except JaffeError:
-            raise
-        except Exception as error:  # whatever a user's own source raises
-            raise JaffeError(f"{self.name}, record 0: expected a dict of arrays; {type(error).__name__}: {error}"
-                             ) from error
-
-
-class ArraySource:
-    """Arrays by field name, all with one first axis: the records."""
-
-    def __init__(self, arrays: Mapping[str, Any], name: str):
-        self.arrays = {key: np.asarray(value) for key, value in arrays.items()}
-        sizes = {key: value.shape[:1] for key, value in self.arrays.items()}
-        if not sizes or len(set(sizes.values())) != 1 or () in sizes.values():
-            raise JaffeError(f"{name}: arrays have one first axis, the records; found "
-                             + (", ".join(f"{k} {v.shape}" for k, v in self.arrays.items()) or "none"))
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def __getitem__(self, index: int) -> Record:
-        return {key: value[index] for key, value in self.arrays.items()}
-
-
-class _Opened:
-    """An LMDB environment, which a process may open only once: shared by all sources of one path."""
-
-    def __init__(self, path: Path):
-        import lmdb
-
-        self.env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
-        _OPEN[path.resolve()] = self
-
-
-_OPEN: WeakValueDictionary[Path, _Opened] = WeakValueDictionary()
-
-
-class LmdbSource:
-    """Datum records of an LMDB in the order of their keys: fields ``data`` (C, H, W) and ``label``."""
-
-    def __init__(self, path: Path):
-        import lmdb
-
-        self.path = path
-        try:
-            self.opened = _OPEN.get(path.resolve()) or _Opened(path)
-            with self.opened.env.begin() as transaction:
-                self.keys = list(transaction.cursor().iternext(values=False))
-        except lmdb.Error as error:
-            raise JaffeError(f"LMDB {path} cannot be read: {error}") from None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> Record:
-        key = self.keys[index]
-        with self.opened.env.begin() as transaction:
-            value = bytes(transaction.get(key) or b"")
-        try:
-            return decode_datum(Datum.FromString(value))
-        except (ValueError, DecodeError) as error:
-            raise JaffeError(f"LMDB {self.path}, record {index} (key {key!r}): {error}") from None
-
-
-def decode_datum(datum: Datum) -> Record:
-    """Pixels, (channels, height, width), uint8 or float32, and the label.
-
-    Raises:
-        ValueError: the number of values does not fit, or the image is encoded.
-    """
-    if datum.encoded:
-        raise ValueError("encoded images (JPEG, PNG) are not read yet; expected raw pixels")
-    pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    shape = (datum.channels, datum.height, datum.width)
-    if pixels.size != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"expected {shape} values; found {pixels.size}")
-    return {"data": pixels.reshape(shape), "label": np.array(datum.label, np.int32)}
-
-
-class TfdsSource:
-    """A TFDS split, prepared in a random-access format. Images (H, W, C) become (C, H, W)."""
-
-    def __init__(self, name: str, split: str):
-        try:
-            builder = _prepared(name)
-            splits = list(builder.info.splits)
-            if split in splits:
-                self.records = builder.as_data_source(split=split)
-        except Exception as error:  # downloads, disks and damaged files, each with errors of its own
-            problem = (str(error).strip().splitlines() or [""])[0]
-            raise JaffeError(f"tfds:{name} cannot be had: {type(error).__name__}: {problem}") from error
-        if split not in splits:
-            raise JaffeError(f"tfds:{name} has no split {split!r}{suggest(split, splits)}; it has {', '.join(splits)}")
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Record:
-        if index >= len(self):
-            raise IndexError(index)  # what ends a for loop; array_record raises another error
-        fields = {key: np.asarray(value) for key, value in self.records[index].items() if key not in _NOT_BLOBS}
-        return {key: np.moveaxis(x, -1, 0) if x.ndim == 3 else x for key, x in fields.items()}
-
-
-def _prepared(name: str) -> Any:
-    """A TFDS builder whose data are on disk: made from scikit-learn (digits), found, or downloaded."""
-    import tensorflow_datasets as tfds
-
-    if name != "digits":
-        folder = data_folder() if "JAFFE_DATA" in os.environ else None  # else where TFDS keeps its own
-        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
-        if not builder.info.splits:
-            builder.download_and_prepare()
-        return builder
-    from jaffe.train.data.digits import Digits
-
-    tfds.disable_progress_bar()
-    for attempt in range(2):
-        builder = Digits(data_dir=data_folder(), file_format="array_record")
-        try:
-            with contextlib.redirect_stdout(None):  # it would speak of a download, and there is none
-                builder.download_and_prepare()
-            break
-        except FileExistsError:  # another process has just done the same
-            if attempt:
-                raise
-    return builder
-
-
-_NOT_BLOBS = {"id", "file_name", "image/filename", "coarse_label"}
-
-
-def data_folder() -> Path:
-    """Where prepared data sets are kept: ``$JAFFE_DATA``, else ``jaffe`` in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("JAFFE_DATA") or cache / "jaffe") / "tensorflow_datasets"
-
-
-def open_dataset(data: Data, split: str, base: Path = Path()) -> Dataset:
+def open_dataset(data: Data, split: str = "train", base: Path = Path()) -> Dataset:
     """Open a source of records.
 
     Args:
-        data: ``"tfds:NAME"`` (its ``split`` is taken, or ``"tfds:NAME:SPLIT"``), ``"lmdb:PATH"``, ``"npz:PATH"``,
-            ``"text:python"``, ``"made:sums"`` and ``"made:moving"`` (``jaffe.train.data.made``), a dict of arrays with
-            one first axis, any sequence of dicts of arrays, or a ``Dataset``.
+        data: a dict of arrays with one first axis, any sequence of dicts of arrays, a ``Dataset``, or one of
+
+            =========================== ==========================================================================
+            ``tfds:NAME``               a data set of TFDS; its ``split``, or ``tfds:NAME:SPLIT``
+            ``lmdb:PATH``               an LMDB of Datum records, raw or encoded
+            ``leveldb:PATH``            a LevelDB of such
+            ``records:PATH``            array_record files of such
+            ``hdf5:PATH``               an HDF5 file, or a list of several; fields are its data sets
+            ``images:PATH``             a list of image files, a line ``path label`` each
+            ``folder:PATH``             a folder with a folder of images for each class
+            ``npz:PATH``, ``npy:PATH``  arrays by name, or one (``data``)
+            ``mnist:PATH``              a folder with MNIST's idx files
+            ``cifar10:PATH``            a folder with its binary files; ``cifar100`` too
+            ``text:python``, ``made:*`` see ``jaffe.train.data.made``
+            a path alone                what is there tells its kind
+            =========================== ==========================================================================
+
+            Behind ``?`` and separated by ``&``: for images ``size=HEIGHTxWIDTH``, ``color=false``, ``root=FOLDER/``
+            and ``labels=NUMBER`` (lists only); for all, ``INPUT=FIELD`` to name what an input of the net takes:
+            ``tfds:cifar100?data=image&label=coarse_label``.
         split: ``"train"`` or ``"test"``.
         base: where relative paths are looked for beside the current folder.
+
+    Returns:
+        Databases are not shuffled, as in Caffe; everything else is.
 
     Raises:
         JaffeError: the source does not exist or cannot be read.
@@ -212,28 +61,153 @@ def open_dataset(data: Data, split: str, base: Path = Path()) -> Dataset:
         return _open_named(data, split, base)
     if isinstance(data, RandomAccess):
         return Dataset(data, True, type(data).__name__)
-    raise TypeError("data is 'tfds:NAME', 'lmdb:PATH', 'npz:PATH', a dict of arrays or a sequence of records; "
+    raise TypeError("data is 'tfds:NAME', 'lmdb:PATH', 'npz:PATH', ..., a dict of arrays or a sequence of records; "
                     f"received {type(data).__name__}")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What stands behind the ``?``, with the defaults; ``fields`` is what is left for names of fields."""
+
+    fields: dict[str, str]
+
+    def take(self, name: str, parse: Callable[[str], Any], default: Any, expected: str) -> Any:
+        if name not in self.fields:
+            return default
+        text = self.fields.pop(name)
+        try:
+            return parse(text)
+        except (ValueError, KeyError):
+            raise JaffeError(f"{name}={text}: expected {expected}") from None
+
+    def images(self) -> dict[str, Any]:
+        return {"size": self.take("size", parse_size, None, "HEIGHTxWIDTH"),
+                "color": self.take("color", {"true": True, "false": False}.__getitem__, True, "true or false")}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"64x80"`` as (64, 80), ``"64"`` as (64, 64). Raises ValueError for anything else."""
+    numbers = [int(number) for number in text.lower().split("x")]
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise ValueError(text)
+    return numbers[0], numbers[-1]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ValueError(text)
+    return int(text)
 
 
 def _open_named(data: str, split: str, base: Path) -> Dataset:
     if data in MADE:
         make, shuffle = MADE[data]
         return Dataset(ArraySource(make(split), data), shuffle, data)
-    kind, _, rest = data.partition(":")
+    place, _, query = data.partition("?")
+    options = _Options(dict(option.partition("=")[::2] for option in query.split("&") if option))
+    kind, _, rest = place.partition(":")
     if kind == "tfds" and rest:
         name, _, own = rest.partition(":")
-        return Dataset(TfdsSource(name, own or split), True, data)
-    if kind in ("lmdb", "npz") and rest:
-        path = next((p for p in (Path(rest), base / rest) if p.exists()), None)
-        if path is None:
-            raise JaffeError(f"{data}: there is no {Path(rest)} in {Path.cwd()} or {base.absolute()}")
-        if kind == "lmdb":
-            return Dataset(LmdbSource(path), False, data)
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return Dataset(ArraySource(dict(arrays), data), True, data)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: an .npy file
-            raise JaffeError(f"{data} cannot be read: {error}") from None
-    *kinds, last = ["tfds:NAME", "lmdb:PATH", "npz:PATH", *MADE]
-    raise JaffeError(f"data {data!r} is not known; expected {', '.join(kinds)} or {last}")
+        dataset = Dataset(TfdsSource(name, own or split), True, place)
+    else:
+        if kind in KINDS and rest:
+            path = _find(rest, base, data)
+        else:
+            path = _find(place, base, data, bare=True)
+            kind = kind_of(path)
+            place = f"{kind}:{place}"
+        dataset = Dataset(KINDS[kind](path, split, options, place), kind not in _IN_ORDER, place)
+    return renamed(dataset, options.fields) if options.fields else dataset
+
+
+def _find(path: str, base: Path, data: str, *, bare: bool = False) -> Path:
+    found = next((place for place in (Path(path), base / path) if path and place.exists()), None)
+    if found is None and bare and "/" not in path:
+        kinds = ["tfds:NAME", *(f"{kind}:PATH" for kind in KINDS), *MADE]
+        kind = path.partition(":")[0]
+        raise JaffeError(f"data {data!r} is not known{suggest(kind, ['tfds', *KINDS])}; expected a path, "
+                         f"{', '.join(kinds[:-1])} or {kinds[-1]}")
+    if found is None:
+        raise JaffeError(f"{data}: there is no {Path(path)} in {Path.cwd()} or {base.absolute()}")
+    return found
+
+
+def kind_of(path: Path) -> str:
+    """What kind of data a path holds, one of ``KINDS``. Raises JaffeError when it is none that is known."""
+    if path.is_dir():
+        if (path / "data.mdb").is_file():
+            return "lmdb"
+        if (path / "CURRENT").is_file():
+            return "leveldb"
+        if next(path.glob("*.array_record*"), None):
+            return "records"
+        if published := is_published(path):
+            return published
+        if (path / "files.txt").is_file():
+            return "hdf5"
+        if any(entry.is_dir() for entry in path.iterdir()):
+            return "folder"
+    suffix = path.suffix.lower()
+    known = {".mdb": "lmdb", ".lmdb": "lmdb", ".npz": "npz", ".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5",
+             ".array_record": "records"}
+    if suffix in known and path.is_file():
+        return known[suffix]
+    if ".array_record" in path.name:
+        return "records"
+    if path.is_file() and suffix not in SUFFIXES:
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if b"\0" not in start and start.strip():
+            first = start.split()[0].decode("latin-1")
+            return "hdf5" if first.endswith((".h5", ".hdf5")) else "images"
+    found = listed(sorted(entry.name for entry in path.iterdir()), 4) or "nothing" if path.is_dir() else "a file"
+    raise JaffeError(f"{path} is not data of a kind that is known: found {found}; expected {', '.join(KINDS)}")
+
+
+def _images(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
+    root = options.take("root", str, "", "a folder")
+    labels = options.take("labels", _count, 1, "a number from 1 on")
+    return read_image_list(path, root=root, labels=labels, **options.images())
+
+
+def _folder(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
+    return read_image_folder(path, split, **options.images())
+
+
+def _hdf5(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
+    if path.is_dir():
+        path /= "files.txt"
+    with path.open("rb") as file:
+        binary = file.read(8) == b"\x89HDF\r\n\x1a\n"
+    return Hdf5Source([path] if binary or path.suffix in (".h5", ".hdf5") else read_hdf5_list(path))
+
+
+def _arrays(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray) != name.startswith("npy:"):
+                raise ValueError("it is an .npy file" if isinstance(content, np.ndarray) else "it is an .npz file")
+            arrays = {"data": content} if isinstance(content, np.ndarray) else dict(content)
+        return ArraySource(arrays, name)
+    except JaffeError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise JaffeError(f"{name} cannot be read: {error}") from None
+
+
+# What opens a path: (path, split, options, name) -> records.
+KINDS: dict[str, Callable[[Path, str, _Options, str], RandomAccess]] = {
+    "lmdb": lambda path, *_: LmdbSource(path),
+    "leveldb": lambda path, *_: LevelDbSource(path),
+    "records": lambda path, *_: RecordsSource(path),
+    "hdf5": _hdf5,
+    "images": _images,
+    "folder": _folder,
+    "npz": _arrays,
+    "npy": _arrays,
+    "mnist": lambda path, split, _, name: ArraySource(read_mnist(path, split), name),
+    "cifar10": lambda path, split, _, name: ArraySource(read_cifar(path, "cifar10", split), name),
+    "cifar100": lambda path, split, _, name: ArraySource(read_cifar(path, "cifar100", split), name),
+}
+_IN_ORDER = {"lmdb", "leveldb", "records"}
