@@ -11,10 +11,12 @@ import typer
 from jaffe import __version__
 from jaffe.cli.compare import compare
 from jaffe.cli.convert import convert
+from jaffe.cli.data import data
 from jaffe.cli.deploy import deploy
 from jaffe.cli.devices import devices
 from jaffe.cli.diff import diff
 from jaffe.cli.export import export
+from jaffe.cli.features import features
 from jaffe.cli.plot import plot
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
@@ -42,8 +44,9 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, plot, summary, time, upgrade, deploy, convert, diff, compare, export, devices):
+for command in (train, test, plot, summary, time, upgrade, deploy, convert, diff, compare, export, features, devices):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

@@ -19,6 +19,10 @@ Inputs = Annotated[list[str], typer.Option("--input", help="Shape of an input, a
                                            show_default=False)]
 PythonModules = Annotated[list[str], typer.Option(
     "--python-module", help="A module whose code the net's Python layers may run; repeatable.", show_default=False)]
+Data = Annotated[str, typer.Option(help="What to read in place of the data layers' files: tfds:NAME, or a path, as "
+                                        "lmdb:PATH (docs/data.md has all kinds).", show_default=False)]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Go on where a record cannot be read, with the next "
+                                           "one in its place.")]
 Phase = Annotated[str, typer.Option(help="TRAIN or TEST.")]
 
 

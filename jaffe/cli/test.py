@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaffe.cli.cache import use_cache
-from jaffe.cli.options import Device, Model, PythonModules, read_model, use_device
+from jaffe.cli.options import Data, Device, Model, PythonModules, SkipDamaged, read_model, use_device
 
 if TYPE_CHECKING:
     from jaffe.train.evaluate import Evaluation
@@ -22,8 +22,7 @@ def test(
                                          "several separated by commas.", show_default=False)] = "",
     snapshot: Annotated[str, typer.Option(help="A snapshot of jaffe train to take weights from.",
                                           show_default=False)] = "",
-    data: Annotated[str, typer.Option(help="tfds:NAME, lmdb:PATH or npz:PATH, in place of the data layers' files.",
-                                      show_default=False)] = "",
+    data: Data = "",
     iterations: Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")
                           ] = "50",
     stage: Annotated[str, typer.Option(help="Stages that the net is in, separated by commas.",
@@ -41,22 +40,16 @@ def test(
     labels: Annotated[str, typer.Option(help="The blob with the labels.", show_default="as --scores")] = "",
     ignore_label: Annotated[int | None, typer.Option(help="A label to leave out.",
                                                      show_default="what that layer says")] = None,
+    skip_damaged: SkipDamaged = False,
     device: Device = "",
     python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Run a net in phase TEST over data and print the mean of each output."""
     from jaffe.cli.files import check_target
-    from jaffe.netdef.errors import JaffeError
-    from jaffe.netdef.solverstate import is_solver_state
     from jaffe.train.class_report import check_suffix
 
-    if bool(weights) == bool(snapshot):
-        raise JaffeError("expected --weights or --snapshot, one of them")
-    if weights and Path(weights).is_dir():
-        raise JaffeError(f"--weights {weights} is a folder: expected a file; --snapshot takes snapshots")
-    if is_solver_state(snapshot):
-        raise JaffeError(f"--snapshot {snapshot}: the weights are in the .caffemodel beside it: expected --weights")
-    batches = None if iterations == "all" else _number("--iterations", iterations)
+    check_weights(weights, snapshot)
+    batches = number_of_batches(iterations)
     ks = [_number("--top-k", k) for k in top_k.split(",")] if top_k else []
     for path in output:
         check_suffix(path)
@@ -64,7 +57,8 @@ def test(
     wanted = report or bool(output or top_k or scores or labels) or ignore_label is not None
     use_device(device)
     use_cache()
-    evaluation, variables = prepare(model, weights, snapshot, data, batches, stage, level, python_modules)
+    evaluation, variables = prepare(model, weights, snapshot, data, batches, stage, level, python_modules,
+                                    skip_damaged)
     if not wanted:
         _show_means(evaluation, evaluation.run(variables))
         return
@@ -76,9 +70,27 @@ def test(
         print(f"written {path}")
 
 
+def check_weights(weights: str, snapshot: str) -> None:
+    """Raises JaffeError when not one of the two is given, or it is something else."""
+    from jaffe.netdef.errors import JaffeError
+    from jaffe.netdef.solverstate import is_solver_state
+
+    if bool(weights) == bool(snapshot):
+        raise JaffeError("expected --weights or --snapshot, one of them")
+    if weights and Path(weights).is_dir():
+        raise JaffeError(f"--weights {weights} is a folder: expected a file; --snapshot takes snapshots")
+    if is_solver_state(snapshot):
+        raise JaffeError(f"--snapshot {snapshot}: the weights are in the .caffemodel beside it: expected --weights")
+
+
+def number_of_batches(iterations: str) -> int | None:
+    """``--iterations``: a number, or ``None`` for all. Raises JaffeError for anything else."""
+    return None if iterations == "all" else _number("--iterations", iterations)
+
+
 def prepare(
     model: str, weights: str, snapshot: str, data: str, iterations: int | None = 50, stage: str = "",
-    level: int | None = None, python_modules: Sequence[str] = (),
+    level: int | None = None, python_modules: Sequence[str] = (), skip_damaged: bool = False,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Compile the net, open its data and load its weights."""
     import jax
@@ -96,7 +108,7 @@ def prepare(
     stages = [name.strip() for name in stage.split(",") if name.strip()]
     own = source.net.state
     state = NetState("TEST", own.level if level is None else level, (*own.stage, *stages))
-    feed = Feed(resolve(source, state), data or None, base=source.directory)
+    feed = Feed(resolve(source, state), data or None, base=source.directory, skip_damaged=skip_damaged)
     net = compile_net(source, phase="TEST", inputs=feed.shapes, stages=stages, level=level,
                       python_modules=python_modules)
     fresh = net.init(jax.random.key(0))
@@ -112,6 +124,8 @@ def _show_means(evaluation: Evaluation, means: Mapping[str, float | list[float]]
 
     for name, value in means.items():
         print(f"{name} = {value:.6g}" if isinstance(value, float) else f"{name}: mean {np.mean(value):.6g}")
+    for message in evaluation.feed.damaged:
+        print(f"skipped: {message}", file=sys.stderr)
     if evaluation.repeats:
         print(f"{evaluation.iterations} batches of {evaluation.feed.images} took records more than once; "
               "--iterations all takes each once", file=sys.stderr)

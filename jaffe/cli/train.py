@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaffe.cli.cache import use_cache
-from jaffe.cli.options import Device, PythonModules, parse_settings, use_device
+from jaffe.cli.options import Data, Device, PythonModules, SkipDamaged, parse_settings, use_device
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +26,7 @@ def train(
     solver: Annotated[str, typer.Option(help="Solver prototxt.", show_default=False)] = "",
     recipe: Annotated[str, typer.Option(help="A zoo recipe; without --solver, lenet.", show_default=False)] = "",
     model: Annotated[str, typer.Option(help="Net prototxt, in place of the solver's.", show_default=False)] = "",
-    data: Annotated[str, typer.Option(help="tfds:NAME, lmdb:PATH or npz:PATH, in place of the data layers' files.",
-                                      show_default=False)] = "",
+    data: Data = "",
     test_data: Annotated[str, typer.Option(help="The same for the test nets.", show_default="as --data")] = "",
     weights: Annotated[str, typer.Option(help="Fine-tune from .caffemodel files, separated by commas.",
                                          show_default=False)] = "",
@@ -44,6 +43,9 @@ def train(
                                            show_default=False)] = "",
     tensorboard: Annotated[str, typer.Option(help="Also write events for TensorBoard to this folder.",
                                              show_default=False)] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and decode data that do not stay on the "
+                                         "device. 0: threads, enough but for data sources in Python.")] = 0,
+    skip_damaged: SkipDamaged = False,
     device: Device = "",
     python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
@@ -60,13 +62,13 @@ def train(
     if not onednn.available():  # XLA cannot store programs that call it
         use_cache()
     run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
-        python_modules)
+        python_modules, workers, skip_damaged)
 
 
 def run(
     solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
     iterations: int | None, output: str, set_options: Sequence[str], caffe_log: str, tensorboard: str,
-    python_modules: Sequence[str],
+    python_modules: Sequence[str], workers: int, skip_damaged: bool,
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time
@@ -97,7 +99,7 @@ def run(
     job = Solver(
         spec, net=model or None, data={split: source for split, source in by_phase.items() if source} or None,
         weights="" if snapshot else weights or None, reporter=Reporters(*reporters),
-        python_modules=python_modules, **settings,
+        python_modules=python_modules, workers=workers, skip_damaged=skip_damaged, **settings,
     )
     console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
     if job.loaded is not None:
@@ -106,10 +108,11 @@ def run(
     job.run(snapshot or None, weights or None if snapshot else None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
               "data": data, "test-data": test_data, "output": output, "caffe-log": caffe_log,
-              "tensorboard": tensorboard}
+              "tensorboard": tensorboard, "workers": str(workers or "")}
     options = [*chosen.items(), *(("set", one) for one in set_options),
                *(("python-module", module) for module in python_modules)]
-    how = " ".join(f"--{option} {shlex.quote(value)}" for option, value in options if value)
+    how = " ".join([*(f"--{option} {shlex.quote(value)}" for option, value in options if value),
+                    *(["--skip-damaged"] if skip_damaged else [])])
     _tell(console, job, time.perf_counter() - began, how)
 
 

@@ -104,6 +104,18 @@ class Evaluation:
         means = {name: np.asarray(total) / batches for name, total in totals.items()}
         return {name: mean.item() if mean.size == 1 else mean.ravel().tolist() for name, mean in means.items()}
 
+    def blobs(self, variables: Any, blobs: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Blobs of the net, inner ones too, batch by batch, on the host.
+
+        Raises:
+            JaffeError: there is no such blob.
+        """
+        step = jax.jit(make_test_step(self.net, self.feed.fetch, blobs=blobs))
+        carry = self.net.fresh_carry()
+        for batch, key, _ in self._batches():
+            found, carry = step(variables, carry, self.feed.resident, batch, key)
+            yield {name: np.asarray(found[name]) for name in blobs}
+
     def class_report(
         self, variables: Any, from_net: CompiledNet | None = None, *, scores: str = "", labels: str = "",
         top_k: Sequence[int] = (), ignore_label: int | None = None,

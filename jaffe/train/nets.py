@@ -18,12 +18,13 @@ from jaffe.train.report import Run, row_name
 
 
 def build_nets(
-    config: SolverConfig, data: Data | Mapping[str, Data] | None, seed: int, dtype: Any, python_modules: Sequence[str]
+    config: SolverConfig, data: Data | Mapping[str, Data] | None, seed: int, dtype: Any, python_modules: Sequence[str],
+    workers: int = 0, skip_damaged: bool = False,
 ) -> tuple[CompiledNet, Feed, list[Evaluation]]:
     """The training net, its feed, and the test nets with theirs.
 
     Args:
-        data, dtype, python_modules: as ``Solver`` takes them.
+        data, dtype, python_modules, workers, skip_damaged: as ``Solver`` takes them.
 
     Raises:
         SpecError: a net is wrong.
@@ -36,7 +37,8 @@ def build_nets(
     for i, role in enumerate((config.train, *config.tests)):
         state = NetState(role.phase, role.level, role.stages)
         own = by_split.get("test" if i else "train")
-        feed = Feed(resolve(role.source, state), own, base=role.source.directory, seed=seed)
+        feed = Feed(resolve(role.source, state), own, base=role.source.directory, seed=seed,
+                    workers=0 if i else workers, skip_damaged=skip_damaged)
         built.append((compile_net(
             role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=dtype,
             # Tests are in float32: scores that are rounded to bfloat16 tie, and Accuracy counts ties as wrong.

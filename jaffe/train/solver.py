@@ -68,6 +68,10 @@ class Solver:
         reporter: told of progress; default silent.
         dtype: of weights: float32, or float64 where JAX has it enabled.
         python_modules: names of the modules whose code Python layers may run.
+        workers: processes that read and decode the data to train on, where they do not stay on the device; 0: threads
+            of this process, as for tests.
+        skip_damaged: whether the next record takes the place of one that cannot be read, with a warning; else it is an
+            error.
         settings: fields of ``SolverParameter``: ``base_lr=0.01``, ``test_iter=[10]``, ... A setting replaces
             what the solver file says.
 
@@ -100,6 +104,8 @@ class Solver:
         reporter: Reporter | None = None,
         dtype: Any = jnp.float32,
         python_modules: Sequence[str] = (),
+        workers: int = 0,
+        skip_damaged: bool = False,
         **settings: Any,
     ):
         if isinstance(solver, Recipe):
@@ -109,7 +115,9 @@ class Solver:
         self.reporter = reporter or Reporter()
         proto = self.proto = self.config.proto
         self.seed = proto.random_seed if proto.random_seed >= 0 else secrets.randbits(31)
-        self.net, self.feed, self.tests = build_nets(self.config, data, self.seed, dtype, python_modules)
+        self.net, self.feed, self.tests = build_nets(
+            self.config, data, self.seed, dtype, python_modules, workers, skip_damaged)
+        self._told: set[str] = set()  # what was said of damaged records
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
         self._monitor = self._make_monitor() if proto.monitor else None
@@ -264,6 +272,7 @@ class Solver:
                     if self.ended:
                         break
                 batch = next(self._batches)
+                self._tell_damaged()
                 shown = proto.display and i % proto.display == 0
                 if shown and proto.debug_info:
                     with clock.paused():
@@ -287,6 +296,14 @@ class Solver:
             settle(0)
             signals.check()
         return np.array(losses, np.float32)
+
+    def _tell_damaged(self) -> None:
+        """Warn of records that were skipped, once each."""
+        for feed in (self.feed, *(evaluation.feed for evaluation in self.tests)):
+            for message in feed.damaged:
+                if message not in self._told:
+                    self._told.add(message)
+                    self.reporter.warned(f"skipped: {message}")
 
     def _begin_update(self, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         """Begin an update. The first call compiles; like the others it does not wait for the update itself."""

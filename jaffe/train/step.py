@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -163,12 +163,12 @@ def passes(state: TrainState, batch: Any, iter_size: int = 1) -> list[tuple[Any,
 
 
 def make_test_step(
-    net: CompiledNet, fetch: Fetch, *, with_loss: bool = False
+    net: CompiledNet, fetch: Fetch, *, with_loss: bool = False, blobs: Sequence[str] = ()
 ) -> Callable[[Any, Any, Any, Any, jax.Array], tuple[dict[str, jax.Array], Any]]:
     """A pure function ``(variables, carry, resident, batch, key) -> (output blobs, new carry)``.
 
     The carry is what the net takes from one batch to the next, such as an LSTM's h and c: ``net.fresh_carry()`` at
-    first. Among the blobs is ``"total loss"`` if asked for.
+    first. Among the blobs are those asked for, and ``"total loss"`` if it is.
     """
 
     def step(
@@ -182,7 +182,7 @@ def make_test_step(
             loss, (outputs, state) = net.loss(variables, inputs, net_key)
             outputs = {**outputs, "total loss": loss}
         else:
-            outputs, state = net.apply(variables, inputs, net_key)
+            outputs, state = net.apply(variables, inputs, net_key, blobs=blobs)
         return outputs, {layer: {name: state[layer][name] for name in group} for layer, group in carry.items()}
 
     return step

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaffe
 from jaffe.netdef import JaffeError, NetState, resolve
 from jaffe.netdef.jaffe_pb2 import BlobProto, Datum
 from jaffe.train.data import Feed, stream
@@ -241,13 +242,12 @@ def damaged(tmp_path) -> str:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_next_record_takes_the_place_of_a_damaged_one(where_, damaged, workers):
-    said: list[str] = []
-    one = make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged, on_damaged=said.append,
+    one = make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged, skip_damaged=True,
                workers=workers)
     assert labels(one, 4) == [[0, 1, 2], [5, 5, 5], [6, 7, 8], [0, 0, 1]]
     assert labels(one, 1, start=1) == [[5, 5, 5]]
-    assert len(said) == 3  # once each
-    for message, key in zip(sorted(said), ("00000003", "00000004", "00000009"), strict=True):
+    assert len(one.damaged) == 3  # once each
+    for message, key in zip(sorted(one.damaged), ("00000003", "00000004", "00000009"), strict=True):
         assert key in message
     with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
         labels(make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged), 4)
@@ -256,7 +256,7 @@ def test_the_next_record_takes_the_place_of_a_damaged_one(where_, damaged, worke
 def test_nothing_but_damage(tmp_path):
     name = write_lmdb(tmp_path / "db", [raw(0), *[b"\x0a\xff"] * 300])
     with pytest.raises(JaffeError, match=r"100 records in a row cannot be read; the first: LMDB .*record 1 \(key 0"):
-        make(MEMORY, data=name, on_damaged=print)
+        make(MEMORY, data=name, skip_damaged=True)
 
 
 # What data layers name.
@@ -353,7 +353,7 @@ def test_labels_of_images_are_known_without_decoding_them(tmp_path):
     (tmp_path / "list.txt").write_text("0.png 1\ngone.png 1\n1.png 0\n")
     write_images(tmp_path, [(4, 5)] * 2)
     one = make("""layer { name: "d" type: "ImageData" top: "data" top: "label" sampling_param { cap: 2 }
-        image_data_param { source: "list.txt" batch_size: 3 } }""", base=tmp_path, on_damaged=lambda message: None)
+        image_data_param { source: "list.txt" batch_size: 3 } }""", base=tmp_path, skip_damaged=True)
     assert labels(one, 1) == [[1, 0, 0]]
 
 
@@ -380,3 +380,24 @@ def test_batches_stay_as_they_were_handed_out(streamed, twenty, tmp_path: Path):
         one = make(MEMORY, data=twenty, workers=workers)
         kept = list(itertools.islice(one.batches(), 10))
         assert [np.asarray(batch[0]["label"]).tolist() for batch in kept] == labels(one, 10)
+
+
+def test_a_run_warns_of_what_it_skips(where_, damaged, tmp_path):
+    class Told(jaffe.train.Reporter):
+        def __init__(self):
+            self.said: list[str] = []
+
+        def warned(self, text: str) -> None:
+            self.said.append(text)
+
+    net = MEMORY + """
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 10 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
+    told = Told()
+    settings = dict(net=net, data=damaged, base_lr=0.0, lr_policy="fixed", max_iter=8)
+    jaffe.Solver(**settings, skip_damaged=True, reporter=told).run()
+    assert [text.partition("(key ")[2][:8] for text in sorted(told.said) if "(key" in text] == ["00000003", "00000004"]
+    assert len(told.said) == 3
+    assert all(text.startswith("skipped: ") for text in told.said)
+    with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
+        jaffe.Solver(**settings).run()

@@ -35,7 +35,7 @@ def cap_labels(data: Data, most: int, *, split: str = "train", label: str = "lab
     """
     _check_positive("most", most)
     dataset = open_dataset(data, split)
-    labels = _labels(dataset, label)
+    labels = labels_of(dataset, label)
     chosen = [members[:most] for _, members in _shuffled(labels, seed)]
     return _view(dataset, np.sort(np.concatenate(chosen)), label, labels, f"cap_labels({dataset.name}, {most})")
 
@@ -50,7 +50,7 @@ def few_shot(data: Data, per_class: int, *, split: str = "train", label: str = "
     """
     _check_positive("per_class", per_class)
     dataset = open_dataset(data, split)
-    labels = _labels(dataset, label)
+    labels = labels_of(dataset, label)
     groups = _shuffled(labels, seed)
     short = [f"{name} has {len(members)}" for name, members in groups if len(members) < per_class]
     if short:
@@ -72,7 +72,7 @@ def balance(data: Data, *, split: str = "train", label: str = "label", seed: int
         JaffeError: as ``cap_labels``.
     """
     dataset = open_dataset(data, split)
-    labels = _labels(dataset, label)
+    labels = labels_of(dataset, label)
     groups = [members for _, members in _shuffled(labels, seed)]
     most = max(map(len, groups))
     # The random order is only for who is repeated once more; within a repetition records keep theirs.
@@ -97,7 +97,7 @@ def only_labels(
         JaffeError: as ``cap_labels``; or a class is named twice, or has no records.
     """
     dataset = open_dataset(data, split)
-    found = _labels(dataset, label)
+    found = labels_of(dataset, label)
     wanted = list(labels)
     classes = found.reshape(len(found)).astype(np.int64)
     there = np.unique(classes).tolist()
@@ -128,7 +128,7 @@ def _view(dataset: Dataset, chosen: np.ndarray, field: str, labels: np.ndarray, 
     return replace(dataset, records=View(view.records, view.indices[chosen], own), name=name)
 
 
-def _labels(dataset: Dataset, field: str) -> np.ndarray:
+def labels_of(dataset: Dataset, field: str = "label") -> np.ndarray:
     """The label of every record, shaped and typed as the records have it: one whole number each."""
     records, first = dataset.records, dataset.fields()
     if field not in first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaffe.netdef.errors import JaffeError, suggest
 
+MOST_DAMAGED = 100  # records in a row that may be damaged before it is the data set that is
 Record = Mapping[str, np.ndarray]
 
 
@@ -46,17 +48,22 @@ class Dataset:
         shuffle: whether training shuffles them anew each epoch; databases are read in their order, as in Caffe.
         name: for messages.
         rand_skip: so many records at most are skipped at the start, a number drawn from the seed.
+        order: of the channels of images with three of them: BGR, as OpenCV and Caffe have them, or RGB.
     """
 
     records: RandomAccess
     shuffle: bool
     name: str
     rand_skip: int = 0
+    order: str = "BGR"
 
-    def fields(self) -> dict[str, np.ndarray]:
-        """The first record. Raises JaffeError when there is none."""
+    def fields(self, *, skip_damaged: bool = False) -> dict[str, np.ndarray]:
+        """The first record, or the first that can be read. Raises JaffeError when there is none."""
         if not len(self.records):
             raise JaffeError(f"{self.name} is empty")
+        for index in range(min(len(self.records), MOST_DAMAGED) - 1 if skip_damaged else 0):
+            with suppress(JaffeError):
+                return self.record(index)
         return self.record(0)
 
     def record(self, index: int) -> dict[str, np.ndarray]:

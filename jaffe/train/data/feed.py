@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ class Feed:
         seed: of the order and of crops.
         workers: processes that read and decode what does not stay on the device. 0: threads of this process, as many
             as there are cores; they suffice where the time goes into a library (images, HDF5), not into Python code.
-        on_damaged: told of each record that cannot be read, and whose place the next one takes. ``None``: such a
-            record is an error.
+        skip_damaged: whether the next record takes the place of one that cannot be read, which else is an error.
         shard: (number, count): of ``count`` processes that share the data, this is the ``number``-th: it takes every
             ``count``-th record, as Caffe's solvers do. Together they take each record once an epoch.
 
@@ -49,6 +48,7 @@ class Feed:
         shapes: of the net's inputs, batch included: what ``compile_net(inputs=...)`` takes.
         resident: data sets that stay on the device, as ``fetch`` takes them.
         images: items in a batch.
+        damaged: what is to be said of the records that were skipped so far, once each.
 
     Raises:
         JaffeError: an input has no data, or the data do not fit it.
@@ -56,14 +56,14 @@ class Feed:
 
     def __init__(
         self, graph: Graph, data: Data | None, *, base: Path = Path(), seed: int = 0, workers: int = 0,
-        on_damaged: Callable[[str], None] | None = None, shard: tuple[int, int] = (0, 1),
+        skip_damaged: bool = False, shard: tuple[int, int] = (0, 1),
     ):
         self.train = graph.phase == "TRAIN"
         self.seed = seed
         self.workers = workers
         self._shard = shard
-        self._on_damaged = on_damaged
-        self._told: set[str] = set()
+        self._skip_damaged = skip_damaged
+        self.damaged: list[str] = []
         self._transforms: dict[str, Transform] = {}
         self._ahead = 1
         sources = [layer for node in graph.nodes if isinstance(layer := make_layer(node), Source)]
@@ -77,7 +77,7 @@ class Feed:
         held = []
         for stream in self._streams:
             arrays, damaged = stream.held()
-            self._tell(damaged)
+            self._note(damaged)
             held.append(arrays)
         self._gathers = [arrays is not None for arrays in held]
         self.resident = tuple(jax.device_put(arrays) for arrays in held)
@@ -93,7 +93,7 @@ class Feed:
     def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path) -> Stream:
         for source in sources:
             dataset = self._as_declared(dataset, source)
-        first = dataset.fields()
+        first = dataset.fields(skip_damaged=self._skip_damaged)
         blobs = [blob for source in sources for blob in source.node.tops]
         if len(blobs) > len(first):
             raise JaffeError(f"{dataset.name} has the fields {', '.join(first)}; the net's inputs are "
@@ -126,7 +126,7 @@ class Feed:
             if value.dtype.kind not in "biuf":
                 raise JaffeError(f"{dataset.name}: field {field!r} holds {value.dtype}; expected numbers")
         stream = Stream(dataset, fields, sizes.pop(), needed, {}, self.train and dataset.shuffle, self._shard,
-                        self._on_damaged is not None)
+                        self._skip_damaged)
         if not fits:
             return stream
         stream = replace(stream, fits=fits)
@@ -222,9 +222,10 @@ class Feed:
         if self.workers:
             _parse_flags()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
+        iterator = iter(batches)
         try:
-            for arrays, damaged in batches:
-                self._tell(damaged)
+            for arrays, damaged in iterator:
+                self._note(damaged)
                 yield arrays
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
@@ -234,14 +235,12 @@ class Feed:
                 f"{stream.dataset.name}: a process that reads the data ended with exit code {code} (-9: killed, "
                 "often for lack of memory; 1: a script that starts workers needs `if __name__ == \"__main__\":`); "
                 "workers=0 reads in this process") from None
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()  # ends the processes
 
-    def _tell(self, damaged: Sequence[str]) -> None:
-        """Tell of damaged records, once each."""
-        for message in damaged:
-            if message not in self._told:
-                self._told.add(message)
-                assert self._on_damaged is not None
-                self._on_damaged(message)
+    def _note(self, damaged: Sequence[str]) -> None:
+        self.damaged += [message for message in dict.fromkeys(damaged) if message not in self.damaged]
 
 
 def _parse_flags() -> None:

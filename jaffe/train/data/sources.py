@@ -108,15 +108,16 @@ def _open_named(data: str, split: str, base: Path) -> Dataset:
     kind, _, rest = place.partition(":")
     if kind == "tfds" and rest:
         name, _, own = rest.partition(":")
-        dataset = Dataset(TfdsSource(name, own or split), True, place)
+        dataset = Dataset(TfdsSource(name, own or split), True, data, order="RGB")
     else:
         if kind in KINDS and rest:
             path = _find(rest, base, data)
         else:
             path = _find(place, base, data, bare=True)
             kind = kind_of(path)
-            place = f"{kind}:{place}"
-        dataset = Dataset(KINDS[kind](path, split, options, place), kind not in _IN_ORDER, place)
+            data = f"{kind}:{data}"
+        order = "RGB" if kind.startswith("cifar") else "BGR"
+        dataset = Dataset(KINDS[kind](path, split, options, data), kind not in _IN_ORDER, data, order=order)
     return renamed(dataset, options.fields) if options.fields else dataset
 
 

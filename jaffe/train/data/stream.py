@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.train.data.dataset import ArraySource, Dataset
+from jaffe.train.data.dataset import MOST_DAMAGED, ArraySource, Dataset
 from jaffe.train.data.fit import Fit
 
 # Data sets up to this size live on the device; batches are then only indices, gathered inside the step.
 RESIDENT_BYTES = 512 * 2**20
-MOST_DAMAGED = 100  # records in a row that may be damaged before it is the data set that is
 CHUNK = 256  # records that are read at once where all are
 
 
