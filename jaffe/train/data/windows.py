@@ -12,7 +12,7 @@ import numpy as np
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.source import decode, read_bytes
 from jaffe.train.data.dataset import Record
-from jaffe.train.data.images import channels_first, decode_image
+from jaffe.train.data.images import channels_first, decode_image, read_regular
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class WindowSource:
     def _record(self, window: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
         path = self.images[int(window[0])]
         try:
-            image = decode_image(read_bytes(Path(path)), True)
+            image = decode_image(read_regular(path), True)
             data = cut_window(image, window[3:].astype(int).tolist(), self.crop, mirrored)
         except ValueError as error:
             problem = error if isinstance(error, JaffeError) else f"{path}: {error}"
