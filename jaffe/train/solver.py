@@ -436,6 +436,7 @@ class Solver:
         self.seed = self.feed.seed = about["seed"]
         for evaluation in self.tests:
             evaluation.key = jax.random.key(self.seed)
+            evaluation.feed.seed = self.seed
         self._window = deque(about["window"], self.proto.average_loss)
         self._batches = self._tested = None
         self.best = self._monitor.standing(about["rows"]) if self._monitor else None

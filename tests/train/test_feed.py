@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import h5py
 import jax
 import numpy as np
+import psutil
 import pytest
 
 import jaffe
@@ -401,3 +404,101 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
     assert all(text.startswith("skipped: ") for text in told.said)
     with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
         jaffe.Solver(**settings).run()
+
+
+# What an audit found.
+
+
+def test_tops_of_a_layer_with_data_of_its_own_go_by_place(tmp_path):
+    """A database of label images, read into a top that is called label."""
+    name = write_lmdb(tmp_path / "db", [raw(3)] * 4).removeprefix("lmdb:")
+    one = make(f"""layer {{ name: "d" type: "Data" top: "label" data_param {{ source: "{name}" backend: LMDB
+        batch_size: 2 }} }}""")
+    assert one.shapes == {"label": (2, 1, 2, 3)}
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"], file["aux"] = np.zeros((2, 3)), np.zeros((2, 3))
+    (tmp_path / "list.txt").write_text("a.h5")
+    with pytest.raises(JaffeError, match=r"layer 'd' \(<text>:1\): the files have no data set 'labels'; they have"):
+        make("""layer { name: "d" type: "HDF5Data" top: "data" top: "labels"
+            hdf5_data_param { source: "list.txt" batch_size: 2 } }""", base=tmp_path)
+
+
+def test_crops_do_not_depend_on_groups_or_shards(streamed, pictures):
+    text = DATA.format(source=pictures[0], batch=2, more="", transform="crop_size: 5")
+    alone = [batch["data"] for batch in batches(make(text), 12)]
+    grouped = [one for batch in batches_of_two(make(text)) for one in batch]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, grouped, strict=True))
+    # Shard i of 2 takes places i, i + 2, ...: of the whole stream every second image, cropped as there.
+    whole = np.concatenate(alone)
+    for number in range(2):
+        found = np.concatenate([batch["data"] for batch in batches(make(text, shard=(number, 2)), 6)])
+        np.testing.assert_array_equal(found, whole[number::2])
+
+
+def batches_of_two(one: Feed) -> list[np.ndarray]:
+    text = one.batches(0, 2)
+    found = [np.stack([np.asarray(one.fetch(one.resident, jax.tree.map(lambda x, i=i: x[i], batch), jax.random.key(0))
+                                  ["data"]) for i in range(2)]) for batch in itertools.islice(text, 6)]
+    text.close()
+    return found
+
+
+def test_a_first_record_that_is_damaged(tmp_path):
+    name = write_lmdb(tmp_path / "db", [b"\x0a\xff", raw(1)])
+    assert labels(make(MEMORY, data=name, skip_damaged=True), 1) == [[1, 1, 1]]
+
+
+def test_batches_before_damage_come_first(streamed, damaged):
+    one = make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged)
+    stream = one.batches()
+    assert np.asarray(next(stream)[0]["label"]).tolist() == [0, 1, 2]
+    with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
+        next(stream)
+
+
+def test_whatever_a_source_raises(streamed):
+    class Lying:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: int):
+            return {"data": np.zeros((1, 2, 3), np.uint8), "label": np.array(index)}
+
+        def gather(self, indices):
+            raise ZeroDivisionError
+
+    assert sorted(itertools.chain(*labels(make(MEMORY, data=Lying()), 5))) == sorted([*range(5)] * 3)
+
+
+ORPHANS = """
+import sys, time
+import numpy as np
+from jaffe.netdef import NetState, resolve
+from jaffe.train.data import Feed, stream
+
+class Records:
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return {"data": np.zeros((1, 2, 3), np.uint8), "label": np.array(index)}
+
+if __name__ == "__main__":
+    stream.RESIDENT_BYTES = 0
+    batches = Feed(resolve(sys.argv[1], NetState("TRAIN")), Records(), workers=2).batches()
+    next(batches)
+    print("reading", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_one_that_is_killed(tmp_path):
+    (tmp_path / "reads.py").write_text(ORPHANS)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "reads.py"), MEMORY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "reading\n"
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in
+               " ".join(one.cmdline())]
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs(workers, timeout=10)[1]

@@ -299,8 +299,8 @@ def test_fields_by_name():
     ("{}/list.txt?labels=0", "labels=0: expected a number from 1 on"),
     ("{}/list.txt?color=blue", "color=blue: expected true or false"),
     ("{}/list.txt?data=image", "has no field 'image'; it has data, label"),
-    ("{}/wrong.txt", "wrong.txt:2: expected a path and a whole number, the label; found 'a picture.png'"),
-    ("{}/half.txt", "half.txt:1: expected a path and a whole number, the label; found 'picture.png 0.5'"),
+    ("{}/wrong.txt", "wrong.txt:2: expected a path and a whole number of 32 bits, the label; found 'a picture.png'"),
+    ("{}/half.txt", "half.txt:1: expected a path and a whole number of 32 bits, the label; found 'picture.png 0.5'"),
     ("images:{}/blank.txt", "lists no images"),
     ("hdf5:{}/blank.txt", "names no HDF5 files"),
     ("hdf5:{}/gone.txt", "names gone.h5, which is neither in"),
@@ -321,3 +321,86 @@ def test_wrong_names(tmp_path, name, message):
     with pytest.raises(JaffeError) as caught:
         open_dataset(name.format(tmp_path))
     assert message in str(caught.value)
+
+
+# What an audit found.
+
+
+def test_classes_of_a_folder_are_those_to_train_on(tmp_path):
+    for folder in ("train/a", "train/b", "train/c", "test/a", "test/c", "train/.ipynb_checkpoints"):
+        write_images(tmp_path / folder, [(4, 5)])
+    (tmp_path / "train" / "a" / "folder.jpg").mkdir()
+    assert open_dataset(str(tmp_path)).records.labels.tolist() == [0, 1, 2]
+    assert open_dataset(str(tmp_path), "test").records.labels.tolist() == [0, 2]
+    write_images(tmp_path / "test" / "d", [(4, 5)])
+    with pytest.raises(JaffeError, match=r"class d is not in .*train, which has a, b, c"):
+        open_dataset(str(tmp_path), "test")
+
+
+def test_whole_numbers_of_more_than_32_bits(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as out:
+        out["fine"] = np.array([1, 2**31 - 1, 3])
+        out["wide"] = np.array([1, 2**31, 3])
+        out.create_dataset("chunked", data=np.array([1, 2**31, 3], np.uint64), chunks=(1,))
+    from jaffe.train.data.hdf5 import Hdf5Source
+
+    fine = Hdf5Source([tmp_path / "a.h5"], ["fine"])[1]["fine"]
+    assert (fine, fine.dtype) == (2**31 - 1, np.int32)
+    for name in ("wide", "chunked"):
+        with pytest.raises(JaffeError, match=f"data set '{name}' has whole numbers beyond 32 bits"):
+            Hdf5Source([tmp_path / "a.h5"], [name])[1]
+    (tmp_path / "list.txt").write_text("x.png 3000000000")
+    with pytest.raises(JaffeError, match="a whole number of 32 bits"):
+        open_dataset(str(tmp_path / "list.txt"))
+
+
+def test_data_sets_of_an_hdf5_file_that_are_not_records(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as out:
+        out["data"], out["label"], out["names"] = np.zeros((5, 2)), np.arange(5), np.arange(3)
+    assert list(open_dataset(str(tmp_path / "a.h5")).fields()) == ["data", "label"]
+
+
+def test_numbers_of_twelve_bits(tmp_path):
+    """Stored in a type that NumPy has not: HDF5 unpacks it."""
+    kind = h5py.h5t.NATIVE_UINT16.copy()
+    kind.set_precision(12)
+    kind.set_offset(4)
+    with h5py.File(tmp_path / "a.h5", "w") as out:
+        space = h5py.h5s.create_simple((4,))
+        h5py.h5d.create(out.id, b"x", kind, space).write(h5py.h5s.ALL, h5py.h5s.ALL, np.array([1, 2, 3, 4], np.uint16))
+    assert open_dataset(str(tmp_path / "a.h5")).records.gather(np.array([0, 1, 3]))["x"].tolist() == [1, 2, 4]
+
+
+def test_a_database_that_was_put_in_anothers_place(tmp_path):
+    one = open_dataset(write_lmdb(tmp_path / "db", [raw(1)]))
+    write_lmdb(tmp_path / "new", [raw(2), raw(3)])
+    os.rename(tmp_path / "db", tmp_path / "old")
+    os.rename(tmp_path / "new", tmp_path / "db")
+    other, file = open_dataset(f"lmdb:{tmp_path / 'db'}"), open_dataset(f"lmdb:{tmp_path / 'db' / 'data.mdb'}")
+    assert [int(dataset.records[0]["label"]) for dataset in (one, other, file)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "records", "hdf5", "images", "npz", "npy", "leveldb", "folder", "mnist"])
+def test_pipes_are_not_waited_for(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(JaffeError, match="is not a regular file"):
+        open_dataset(f"{kind}:{tmp_path / 'pipe'}")
+    (tmp_path / "db").mkdir()
+    os.mkfifo(tmp_path / "db" / "data.mdb")
+    with pytest.raises(JaffeError, match=r"expected a file data\.mdb; found none"):
+        open_dataset(f"lmdb:{tmp_path / 'db'}")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode("é.png".encode("latin-1"))
+    write_images(tmp_path, [(4, 5)])
+    os.rename(tmp_path / "0.png", tmp_path / name)
+    (tmp_path / "list.txt").write_bytes("é.png 1\n".encode("latin-1"))
+    assert open_dataset(str(tmp_path / "list.txt")).records[0]["label"] == 1
+
+
+def test_what_unpacks_to_more_than_it_states(tmp_path):
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">II", 0x801, 2) + bytes(2**24)))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 2, 1, 1) + b"ab")
+    with pytest.raises(JaffeError, match=r"expected 2 values of shape \(2,\); found more"):
+        open_dataset(f"mnist:{tmp_path}", "test")

@@ -179,3 +179,20 @@ def test_a_window_outside_is_named(folder):
     path.write_text(path.read_text().replace("0 0 14 24", "0 0 15 24"))
     with pytest.raises(JaffeError, match=r"1.png: the window \[0, 0, 15, 24\] is not inside of the image of 15 x 25"):
         batches(feed(folder), 5)
+
+
+def test_each_shard_has_its_share_of_the_foreground(folder):
+    for shard in ((0, 2), (1, 2), (3, 4)):
+        for batch in batches(feed(folder, shard=shard), 4):
+            assert (batch["label"] > 0).tolist() == [False] * 6 + [True] * 2
+
+
+@pytest.mark.parametrize(("window", "message"), [
+    ("1000000000000 0.9 0 0 1 1", "class 1000000000000 has more than 32 bits"),
+    ("1.5 0.9 0 0 1 1", "invalid literal for int"),
+])
+def test_wrong_classes(folder, window, message):
+    (folder / "windows.txt").write_text(f"# 0\n0.png\n3 20 30 1\n{window}\n")
+    with pytest.raises(JaffeError) as caught:
+        feed(folder)
+    assert message in str(caught.value)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -89,8 +90,8 @@ class Database(ABC):
             datums = [Datum.FromString(value) for value in self.values(indices.tolist())]
         except DecodeError:
             datums = []
-        shape = (datums[0].channels, datums[0].height, datums[0].width) if datums else ()
-        if datums and not any(datum.encoded for datum in datums):
+        shape = (datums[0].channels, datums[0].height, datums[0].width) if datums else (0,)
+        if min(shape) > 0 and not any(datum.encoded for datum in datums):
             pixels = b"".join([datum.data for datum in datums])
             size = int(np.prod(shape, dtype=object))
             if all(len(datum.data) == size and (datum.channels, datum.height, datum.width) == shape
@@ -121,10 +122,18 @@ class _Environment:
     def __init__(self, path: Path):
         import lmdb
 
-        self.env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
+        for attempt in range(100):
+            try:
+                self.env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
+                return
+            except lmdb.Error as error:
+                if "already open" not in str(error) or attempt == 99:
+                    raise
+                time.sleep(0.01)  # another thread has dropped its last source, and is closing it
 
 
-_ENVIRONMENTS: WeakValueDictionary[Path, _Environment] = WeakValueDictionary()
+# By device and inode: of one path others may have been put in its place.
+_ENVIRONMENTS: WeakValueDictionary[tuple[int, int], _Environment] = WeakValueDictionary()
 _OPENING = threading.Lock()
 
 
@@ -136,21 +145,24 @@ class LmdbSource(Database):
     def _open(self) -> None:
         import lmdb
 
+        file = self.path / "data.mdb" if self.path.is_dir() else self.path
+        if not file.is_file():
+            raise JaffeError(f"LMDB {self.path} cannot be read: expected a file data.mdb; found none")
+        identity = (file.stat().st_dev, file.stat().st_ino)
         try:
             with _OPENING:
-                self._environment = _ENVIRONMENTS.get(self.path.resolve()) or _Environment(self.path)
-                _ENVIRONMENTS[self.path.resolve()] = self._environment
-            self._check_size()
+                self._environment = _ENVIRONMENTS.get(identity) or _Environment(self.path)
+                _ENVIRONMENTS[identity] = self._environment
+            self._check_size(file)
             with self._environment.env.begin() as transaction:
                 self.keys = list(transaction.cursor().iternext(values=False))
         except lmdb.Error as error:
             raise JaffeError(f"LMDB {self.path} cannot be read: {error}") from None
 
-    def _check_size(self) -> None:
+    def _check_size(self, file: Path) -> None:
         """Raises JaffeError for a file that is cut off: reading on would end the process."""
         env = self._environment.env
         pages, size = env.info()["last_pgno"] + 1, env.stat()["psize"]
-        file = self.path / "data.mdb" if self.path.is_dir() else self.path
         found = file.stat().st_size
         if found < pages * size:
             raise JaffeError(f"LMDB {self.path} is cut off: expected {pages * size:,} bytes; found {found:,}")

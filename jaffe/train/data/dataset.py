@@ -61,7 +61,7 @@ class Dataset:
         """The first record, or the first that can be read. Raises JaffeError when there is none."""
         if not len(self.records):
             raise JaffeError(f"{self.name} is empty")
-        for index in range(min(len(self.records), MOST_DAMAGED) - 1 if skip_damaged else 0):
+        for index in range(min(len(self.records), MOST_DAMAGED) if skip_damaged else 0):
             with suppress(JaffeError):
                 return self.record(index)
         return self.record(0)

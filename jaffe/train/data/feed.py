@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import numpy as np
 
 from jaffe.compile.layer import make_layer
 from jaffe.compile.layers.data import Source
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph
 from jaffe.train.data.augment import mix
 from jaffe.train.data.balance import balance, cap_labels
@@ -40,7 +43,8 @@ class Feed:
         seed: of the order and of crops.
         workers: processes that read and decode what does not stay on the device. 0: threads of this process, as many
             as there are cores; they suffice where the time goes into a library (images, HDF5), not into Python code.
-        skip_damaged: whether the next record takes the place of one that cannot be read, which else is an error.
+        skip_damaged: whether the next record takes the place of one that cannot be read, which else is an error; not
+            for WindowData.
         shard: (number, count): of ``count`` processes that share the data, this is the ``number``-th: it takes every
             ``count``-th record, as Caffe's solvers do. Together they take each record once an epoch.
 
@@ -88,19 +92,13 @@ class Feed:
             return []
         if data is not None:
             return [self._stream(open_dataset(data, split, base), sources, base)]
-        return [self._stream(own_data(source.node, base), [source], base) for source in sources]
+        return [self._stream(own_data(source.node, base), [source], base, own=True) for source in sources]
 
-    def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path) -> Stream:
+    def _stream(self, dataset: Dataset, sources: Sequence[Source], base: Path, *, own: bool = False) -> Stream:
         for source in sources:
             dataset = self._as_declared(dataset, source)
         first = dataset.fields(skip_damaged=self._skip_damaged)
-        blobs = [blob for source in sources for blob in source.node.tops]
-        if len(blobs) > len(first):
-            raise JaffeError(f"{dataset.name} has the fields {', '.join(first)}; the net's inputs are "
-                             f"{', '.join(blobs)}: expected as many, or the same names")
-        # Fields of the same name, and for the other inputs the other fields, in order.
-        others = iter([field for field in first if field not in blobs])
-        fields = {blob: blob if blob in first else next(others) for blob in blobs}
+        fields = _by_own_layer(sources[0], first) if own else _by_name(sources, dataset.name, first)
         sizes = {source.batch or _first_size(source) for source in sources}
         if len(sizes) != 1:
             raise JaffeError(f"the net's inputs have different batch sizes: {sorted(sizes)}; expected one")
@@ -194,18 +192,24 @@ class Feed:
         """Batches without end, on the device, from position ``start`` on.
 
         Args:
-            start: batches to skip.
+            start: batches to skip, a multiple of ``group``.
             group: batches to stack along a new first axis (``iter_size``); 1 stacks none.
 
         Raises:
-            JaffeError: a record cannot be read; or a process that reads has ended.
+            JaffeError: a record cannot be read; or a process that reads has ended. The batches before it come first.
         """
         iterators = [self._iterate(i, start, group) for i in range(len(self._streams))]
-        ready: deque[tuple[Any, ...]] = deque()
+        ready: deque[tuple[Any, ...] | JaffeError] = deque()
         while True:
-            while len(ready) < AHEAD:
-                ready.append(tuple(jax.device_put(next(iterator)) for iterator in iterators))
-            yield ready.popleft()
+            while len(ready) < AHEAD and not (ready and isinstance(ready[-1], JaffeError)):
+                try:
+                    ready.append(tuple(jax.device_put(next(iterator)) for iterator in iterators))
+                except JaffeError as error:
+                    ready.append(error)
+            batch = ready.popleft()
+            if isinstance(batch, JaffeError):
+                raise batch
+            yield batch
 
     def _iterate(self, index: int, start: int, group: int) -> Iterator[Any]:
         import grain  # not needed to compile a net or to write a training loop of one's own
@@ -221,7 +225,8 @@ class Feed:
             grain.ReadOptions(num_threads=2 if self.workers else cores(), prefetch_buffer_size=self._ahead))
         if self.workers:
             _parse_flags()
-            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
+            batches = batches.mp_prefetch(
+                grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2), worker_init_fn=_end_with_parent)
         iterator = iter(batches)
         try:
             for arrays, damaged in iterator:
@@ -241,6 +246,33 @@ class Feed:
 
     def _note(self, damaged: Sequence[str]) -> None:
         self.damaged += [message for message in dict.fromkeys(damaged) if message not in self.damaged]
+
+
+def _by_own_layer(source: Source, first: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Tops and fields of what a data layer itself names: by place, of HDF5Data by name."""
+    if source.node.type != "HDF5Data":
+        return dict(zip(source.node.tops, first, strict=False))
+    for blob in source.node.tops:
+        if blob not in first:
+            raise source.node.error(f"the files have no data set {blob!r}{suggest(blob, first)}; they have "
+                                    f"{', '.join(first)}")
+    return {blob: blob for blob in source.node.tops}
+
+
+def _by_name(sources: Sequence[Source], name: str, first: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Inputs and fields of the same name, and for the other inputs the other fields, in order."""
+    blobs = [blob for source in sources for blob in source.node.tops]
+    if len(blobs) > len(first):
+        raise JaffeError(f"{name} has the fields {', '.join(first)}; the net's inputs are {', '.join(blobs)}: expected "
+                         "as many, or the same names")
+    others = iter([field for field in first if field not in blobs])
+    return {blob: blob if blob in first else next(others) for blob in blobs}
+
+
+def _end_with_parent(number: int, count: int) -> None:
+    """Have Linux end this process when the one that reads from it is gone, killed perhaps: it would wait for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _parse_flags() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from jaffe.netdef.errors import JaffeError, listed
-from jaffe.netdef.source import decode, read_bytes
 from jaffe.train.data.dataset import Record
 
 MOST_PIXELS = 2**27  # of one image: 11,585 x 11,585. A small file can state any size.
@@ -23,11 +22,12 @@ def decode_image(content: bytes, color: bool | None = None) -> np.ndarray:
     """Pixels of an encoded image, (channels, height, width), uint8, BGR.
 
     Args:
-        color: three channels or one; ``None``: as many as the file has, transparency among them. With one or three,
-            OpenCV turns photographs upright as their EXIF says; otherwise not.
+        color: three channels or one, of 8 bits; ``None``: as many as the file has, transparency among them. With one or
+            three, OpenCV turns photographs upright as their EXIF says; otherwise not.
 
     Raises:
-        ValueError: it is no image, is cut off, has more than 8 bits a channel, or is larger than 2^27 pixels.
+        ValueError: it is no image, is cut off, or is larger than 2^27 pixels; or, with ``None``, has more than 8 bits a
+            channel.
     """
     import cv2
 
@@ -115,7 +115,15 @@ def _check(content: bytes) -> None:
         raise ValueError("is a JPEG that is cut off: it has no end marker")
 
 
-def read_regular(path: str) -> bytes:
+def paths_of(names: Sequence[str], listing: Path, root: str) -> list[str]:
+    """Where the files of a list are: behind ``root``, which is written before each name as it is (Caffe's
+    ``root_folder``, which so needs its slash); without it as they are, or, if the first one is not found from the
+    current folder, beside the list."""
+    beside = not root and not os.path.exists(names[0])
+    return [str(listing.parent / name) if beside else root + name for name in names]
+
+
+def read_regular(path: str | Path) -> bytes:
     """The bytes of a file, not of a pipe or a device, which may have no end. Raises JaffeError when there are none."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -183,8 +191,7 @@ def read_image_list(
     """A list of image files, a line ``path label`` each, as ImageData layers and ``convert_imageset`` read it.
 
     Args:
-        root: written before each path as it is: Caffe's ``root_folder``, which so needs its slash. Without it, paths
-            that are not found from the current folder are looked for beside the list.
+        root: see ``paths_of``.
         labels: numbers at the end of a line; several become a vector of float32.
         size, color: as ``ImageFiles`` has them.
 
@@ -194,7 +201,11 @@ def read_image_list(
     """
     names: list[str] = []
     found: list[list[float]] = []
-    for number, line in enumerate(decode(read_bytes(path), path).splitlines(), 1):
+    content = read_regular(path)
+    if b"\0" in content:
+        raise JaffeError(f"{path} is not text; expected lines: path label")
+    # Names of files are bytes, which need not be UTF-8: as Python's own functions take them.
+    for number, line in enumerate(os.fsdecode(content).split("\n"), 1):
         line = line.rstrip()
         if not line:
             continue
@@ -203,20 +214,16 @@ def read_image_list(
             words = ["0"] * labels
         try:
             values = [float(word) for word in words]
-            if len(values) != labels or (labels == 1 and not values[0].is_integer()):
+            if len(values) != labels or (labels == 1 and not (values[0].is_integer() and abs(values[0]) < 2**31)):
                 raise ValueError
         except ValueError:
-            wanted = "a whole number, the label" if labels == 1 else f"{labels} numbers, the labels"
+            wanted = "a whole number of 32 bits, the label" if labels == 1 else f"{labels} numbers, the labels"
             raise JaffeError(f"{path}:{number}: expected a path and {wanted}; found {line!r}") from None
         names.append(name.rstrip())
         found.append(values)
     if not names:
         raise JaffeError(f"{path} lists no images; expected lines: path label")
-    if root:
-        paths = [root + name for name in names]
-    else:
-        beside = not Path(names[0]).exists()
-        paths = [str(path.parent / name) if beside else name for name in names]
+    paths = paths_of(names, path, root)
     array = np.array(found, np.float32) if labels > 1 else np.array(found, np.int64).ravel().astype(np.int32)
     return ImageFiles(paths, array, size=size, color=color, names=names)
 
@@ -226,20 +233,25 @@ def read_image_folder(
 ) -> ImageFiles:
     """A folder with a sub-folder of images for each class; classes are numbered in the order of their names.
 
-    Where it has a folder named as ``split`` (``val`` for ``test`` too), that is taken.
+    Where it has a folder named as ``split`` (``val`` for ``test`` too), that is taken; classes are then those of its
+    folder ``train``. Names that begin with a dot are passed over.
 
     Raises:
-        JaffeError: there are no such images.
+        JaffeError: there are no such images; or some of a class that there is none of to train on.
     """
+    whole = folder
     for name in (split, "val") if split == "test" else (split,):
         if name and (folder / name).is_dir():
             folder = folder / name
             break
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = _folders(whole / "train" if folder != whole and (whole / "train").is_dir() else folder)
+    if others := sorted(set(_folders(folder)) - set(classes)):
+        raise JaffeError(f"{folder}: class {others[0]} is not in {whole / 'train'}, which has {listed(classes)}")
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(str(file) for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(str(file) for file in (folder / name).rglob("*")
+                       if file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file())
         paths += files
         labels += [label] * len(files)
     if not paths:
@@ -247,3 +259,7 @@ def read_image_folder(
                          + (f"{listed(classes)} without images" if classes else "no folders"))
     names = [str(Path(path).relative_to(folder)) for path in paths]
     return ImageFiles(paths, np.array(labels, np.int32), size=size, color=color, names=names, classes=classes)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")

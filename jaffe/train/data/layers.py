@@ -57,7 +57,7 @@ def _image_data(node: Node, path: Path) -> Dataset:
 def _hdf5_data(node: Node, path: Path) -> Dataset:
     if node.proto.HasField("transform_param"):
         raise node.error("HDF5Data takes no transform_param, as in Caffe; expected values as the net needs them")
-    return Dataset(Hdf5Source(read_hdf5_list(path)), node.proto.hdf5_data_param.shuffle, f"hdf5:{path}")
+    return Dataset(Hdf5Source(read_hdf5_list(path), node.tops), node.proto.hdf5_data_param.shuffle, f"hdf5:{path}")
 
 
 def _window_data(node: Node, path: Path) -> Dataset:

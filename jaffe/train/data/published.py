@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.netdef.source import read_bytes
+from jaffe.train.data.images import read_regular
 
 _MNIST = {"train": "train", "test": "t10k"}
 # Of a record the bytes before the pixels, and the one that is the label.
@@ -41,20 +42,23 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         JaffeError: it cannot be read, or its size is not what it states.
     """
-    content = read_bytes(path)
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise JaffeError(f"{path} cannot be decompressed: {error}") from None
-    axes = content[3] if len(content) > 3 else 0
-    if content[:3] != b"\0\0\x08" or not axes or len(content) < 4 + 4 * axes:
-        raise JaffeError(f"{path} is not an idx file of bytes")
-    shape = np.frombuffer(content, ">u4", axes, 4).tolist()
-    if len(content) != 4 + 4 * axes + math.prod(shape):
-        raise JaffeError(f"{path}: expected {math.prod(shape):,} values of shape {tuple(shape)}; found "
-                         f"{len(content) - 4 - 4 * axes:,}")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    content = read_regular(path)
+    packed = content[:2] == b"\x1f\x8b"
+    try:
+        with (gzip.open if packed else lambda file: file)(io.BytesIO(content)) as file:
+            head = file.read(4)
+            axes = head[3] if len(head) > 3 else 0
+            sizes = file.read(4 * axes)
+            if head[:3] != b"\0\0\x08" or not 1 <= axes <= 8 or len(sizes) < 4 * axes:
+                raise JaffeError(f"{path} is not an idx file of bytes")
+            shape = np.frombuffer(sizes, ">u4").tolist()
+            values = file.read(math.prod(shape) + 1)  # and no more, whatever the file unpacks to
+    except (OSError, EOFError, zlib.error, OverflowError) as error:
+        raise JaffeError(f"{path} cannot be read: {error}") from None
+    if len(values) != math.prod(shape):
+        found = f"{len(values):,}" if len(values) < math.prod(shape) else "more"
+        raise JaffeError(f"{path}: expected {math.prod(shape):,} values of shape {tuple(shape)}; found {found}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def _idx_file(folder: Path, name: str) -> Path:
@@ -81,7 +85,7 @@ def read_cifar(folder: Path, kind: str, split: str) -> dict[str, np.ndarray]:
 
 
 def _cifar_records(path: Path, header: int) -> np.ndarray:
-    content = read_bytes(path)
+    content = read_regular(path)
     size = header + 3 * 32 * 32
     if not content or len(content) % size:
         raise JaffeError(f"{path}: expected records of {size:,} bytes; found {len(content):,} bytes in all")

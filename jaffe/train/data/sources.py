@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,10 @@ def _open_named(data: str, split: str, base: Path) -> Dataset:
 
 
 def _find(path: str, base: Path, data: str, *, bare: bool = False) -> Path:
-    found = next((place for place in (Path(path), base / path) if path and place.exists()), None)
+    places = (path, os.path.join(base, path))
+    found = next((Path(place) for place in places if path and os.path.exists(place)), None)
+    if found is not None and not (found.is_file() or found.is_dir()):
+        raise JaffeError(f"{data}: {found} is not a regular file or a folder")
     if found is None and bare and "/" not in path:
         kinds = ["tfds:NAME", *(f"{kind}:PATH" for kind in KINDS), *MADE]
         kind = path.partition(":")[0]
@@ -172,12 +175,17 @@ def _images(path: Path, split: str, options: _Options, name: str) -> RandomAcces
 
 
 def _folder(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
+    if not path.is_dir():
+        raise JaffeError(f"{name}: expected a folder; found a file")
     return read_image_folder(path, split, **options.images())
 
 
 def _hdf5(path: Path, split: str, options: _Options, name: str) -> RandomAccess:
     if path.is_dir():
         path /= "files.txt"
+    if not path.is_file():
+        raise JaffeError(f"{name}: expected an HDF5 file, a list of such, or a folder with a list files.txt; found "
+                         "none")
     with path.open("rb") as file:
         binary = file.read(8) == b"\x89HDF\r\n\x1a\n"
     return Hdf5Source([path] if binary or path.suffix in (".h5", ".hdf5") else read_hdf5_list(path))
@@ -193,7 +201,7 @@ def _arrays(path: Path, split: str, options: _Options, name: str) -> RandomAcces
         return ArraySource(arrays, name)
     except JaffeError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip and NumPy have many of their own
         raise JaffeError(f"{name} cannot be read: {error}") from None
 
 

@@ -81,7 +81,7 @@ class Stream:
             found = records.sample(self.places(position, group, seed), seed)
             arrays = {field: found[field] for field in self.first}
         else:
-            random = np.random.default_rng([seed, position, 2]).random((group * self.batch, 2)) if self.fits else None
+            random = _uniform(self.places(position, group, seed), seed) if self.fits else None
             arrays, damaged = self.gather(self.order(position, group, seed).ravel(), random)
         return {field: self.grouped(array, group) for field, array in arrays.items()}, damaged
 
@@ -95,8 +95,8 @@ class Stream:
                 arrays = {field: np.asarray(found[field]) for field in self.first}
                 if all(arrays[f].shape[1:] == x.shape and arrays[f].dtype == x.dtype for f, x in self.first.items()):
                     return arrays, ()
-            except JaffeError:
-                pass  # which record it was is found below
+            except Exception:  # whatever a user's own source raises: which record it was is found below
+                pass
         damaged: list[str] = []
         read = [self._sound(int(index), None if random is None else random[i], damaged)
                 for i, index in enumerate(indices)]
@@ -177,6 +177,16 @@ class Reader:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _uniform(places: np.ndarray, seed: int) -> np.ndarray:
+    """Two numbers in [0, 1) for each place of the stream, which depend on it and the seed alone: (places, 2).
+
+    Philox makes four numbers of a counter; here that is the place.
+    """
+    first, span = int(places[0]), int(places[-1] - places[0]) + 1
+    blocks = np.random.Generator(np.random.Philox(key=[seed, 2], counter=[first, 0, 0, 0])).random((span, 4))
+    return blocks[places - first, :2]
 
 
 @lru_cache(maxsize=8)

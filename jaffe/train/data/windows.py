@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaffe.netdef.errors import JaffeError
-from jaffe.netdef.source import decode, read_bytes
+from jaffe.netdef.source import decode
 from jaffe.train.data.dataset import Record
-from jaffe.train.data.images import channels_first, decode_image, read_regular
+from jaffe.train.data.images import channels_first, decode_image, paths_of, read_regular
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class WindowSource:
         batch: windows in a batch.
         fraction: of them that are foreground, rounded down.
         foreground, background: overlaps from which a window is foreground, and below which it is background.
-        root: written before each path as it is. Without it, paths that are not found from the current folder are
-            looked for beside the window file.
+        root: written before each path as it is; see ``paths_of``.
 
     Raises:
         JaffeError: the file is not such; or there are no foreground or no background windows.
@@ -84,9 +83,9 @@ class WindowSource:
     def sample(self, places: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """The windows for these places of the stream, each field stacked."""
         records = []
-        for place in places.tolist():
+        for slot, place in enumerate(places.tolist()):  # whole batches
             random = np.random.default_rng([seed, place])
-            in_front = place % self.batch >= self.batch - self.in_front
+            in_front = slot % self.batch >= self.batch - self.in_front
             windows = self.foreground if in_front else self.background
             window = windows[random.integers(len(windows))]
             records.append(self._record(window, self.crop.mirror and bool(random.integers(2))))
@@ -97,7 +96,7 @@ class WindowSource:
         try:
             image = decode_image(read_regular(path), True)
             data = cut_window(image, window[3:].astype(int).tolist(), self.crop, mirrored)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             problem = error if isinstance(error, JaffeError) else f"{path}: {error}"
             raise JaffeError(f"{self.path}: {problem}") from None
         return {"data": data, "label": np.array(window[1], np.int32)}
@@ -174,7 +173,7 @@ def _mean_at(crop: Crop, at: tuple[slice, ...]) -> Any:
 
 def _read_windows(path: Path, root: str) -> tuple[list[str], np.ndarray]:
     """The images, and a row ``image, class, overlap, x1, y1, x2, y2`` for each window."""
-    words = decode(read_bytes(path), path).split()
+    words = decode(read_regular(path), path).split()
     at = 0
     images: list[str] = []
     rows: list[list[float]] = []
@@ -193,15 +192,17 @@ def _read_windows(path: Path, root: str) -> tuple[list[str], np.ndarray]:
                 raise ValueError(f"expected '#' before image {len(images)}; found {mark!r}")
             _, _, _, count = (int(word) for word in take(4))
             for _ in range(count):
-                rows.append([len(images), *(float(word) for word in take(6))])
+                window = take(6)
+                corners = [int(word) for word in window[2:]]
+                if not -(2**31) <= (label := int(window[0])) < 2**31:
+                    raise ValueError(f"class {label} has more than 32 bits")
+                rows.append([len(images), label, float(window[1]), *corners])
             images.append(name)
     except ValueError as error:
         raise JaffeError(f"{path} is not a window file: {error}") from None
     if not rows:
         raise JaffeError(f"{path} has no windows")
-    beside = not root and not Path(images[0]).exists()
-    places = [str(path.parent / name) if beside else root + name for name in images]
-    return places, np.array(rows, np.float64)
+    return paths_of(images, path, root), np.array(rows, np.float64)
 
 
 def crop_of(param: Any, transform: Any, mean: np.ndarray | None) -> Crop:
