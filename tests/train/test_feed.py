@@ -406,6 +406,22 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
         jaffe.Solver(**settings).run()
 
 
+def test_runs_go_on_with_the_next_image(tmp_path, pictures):
+    """From every iteration of a small set on, to the weights of the run that was never stopped."""
+    net = DATA.format(source=pictures[0], batch=2, more="", transform="crop_size: 5 mirror: true scale: 0.01") + """
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 5
+        weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
+    settings = dict(net=net, base_lr=0.01, momentum=0.9, lr_policy="fixed", max_iter=6, random_seed=2, snapshot_keep=10)
+    whole = jaffe.Solver(**settings, snapshot=1, snapshot_prefix=str(tmp_path / "whole"))
+    whole.run()
+    for iteration in range(1, 6):
+        other = jaffe.Solver(**settings, snapshot_prefix=str(tmp_path / f"from_{iteration}"),
+                             snapshot_after_train=False, workers=iteration % 2)
+        other.run(tmp_path / "whole_snapshots" / f"iter_{iteration}")
+        assert jax.tree.all(jax.tree.map(np.array_equal, other.variables, whole.variables))
+
+
 # What an audit found.
 
 
