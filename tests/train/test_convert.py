@@ -1,4 +1,4 @@
-"""Data sets from data sets: conversions, means, parts, what is in them."""
+"""Data sets from data sets: conversions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,12 +18,12 @@ import numpy as np
 import pytest
 
 from jaffe.netdef import JaffeError
-from jaffe.netdef.means import read_mean
-from jaffe.train.data import open_dataset, writers
-from jaffe.train.data.convert import convert, mean_image, sample, shuffled, split, write_mean
+from jaffe.netdef.jaffe_pb2 import Datum
+from jaffe.train.data import only_labels, open_dataset, writers
+from jaffe.train.data.convert import convert, mean_image, sample, shuffled, write_mean
 from jaffe.train.data.databases import LmdbSource
-from jaffe.train.data.survey import contact_sheet, survey
-from tests.train.data_files import raw, write_images, write_lmdb
+from jaffe.train.data.dataset import View
+from tests.train.data_files import encoded, picture, raw, write_images, write_lmdb
 
 
 def stored(path: Path) -> dict[bytes, bytes]:
@@ -112,6 +113,39 @@ def test_keys_of_a_database_stay(tmp_path):
     assert stored(tmp_path / "out") == stored(tmp_path / "in")
     convert(sample(open_dataset(str(tmp_path / "in")), 2, seed=1), f"lmdb:{tmp_path / 'two'}")
     assert stored(tmp_path / "two").items() < stored(tmp_path / "in").items()
+
+
+@pytest.mark.parametrize("kind", ["raw", "encoded"])
+def test_labels_of_a_view(tmp_path, kind):
+    """They are written in place of those of the database; images stay as they are stored."""
+    values = [raw(i % 6) for i in range(12)]
+    if kind == "encoded":
+        values = [Datum(data=encoded(picture(2, 3, i)), encoded=True, label=i % 6).SerializeToString()
+                  for i in range(12)]
+    source = write_lmdb(tmp_path / "in", values)
+    convert(only_labels(source, [5, 3], renumber=True), f"lmdb:{tmp_path / 'out'}")
+    found = {key: Datum.FromString(value) for key, value in stored(tmp_path / "out").items()}
+    assert {key: datum.label for key, datum in found.items()} == {
+        b"00000003": 1, b"00000005": 0, b"00000009": 1, b"00000011": 0}
+    assert all(datum.data == Datum.FromString(values[int(key)]).data for key, datum in found.items())
+    own = View(open_dataset(source).records, np.arange(12), {"data": np.full((12, 1, 2, 3), 9, np.uint8)})
+    convert(open_dataset(own), f"lmdb:{tmp_path / 'data'}")
+    assert open_dataset(str(tmp_path / "data")).records[3]["data"].max() == 9
+
+
+def test_keys_of_records_in_another_order(tmp_path):
+    """They are numbered, since a database sorts by them; so they may repeat, too."""
+    source = open_dataset(write_lmdb(tmp_path / "in", [raw(i) for i in range(20)]))
+    repeated = replace(source, records=View(source.records, np.array([3, 3, 7]), {}))
+    for name, dataset in (("shuffled", shuffled(source, 3)), ("sampled", sample(shuffled(source, 3), 5)),
+                          ("repeated", repeated)):
+        order = [int(record["label"]) for record in dataset.records]
+        convert(dataset, f"lmdb:{tmp_path / name}")
+        found = open_dataset(str(tmp_path / name)).records
+        assert [int(record["label"]) for record in found] == order != sorted(set(order))
+        assert [found.key(i) for i in range(len(order))] == [f"{i:08}_{label:08}" for i, label in enumerate(order)]
+    convert(sample(sample(source, 15), 5), f"lmdb:{tmp_path / 'in order'}")
+    assert stored(tmp_path / "in order").items() < stored(tmp_path / "in").items()
 
 
 def test_encoded_from_pixels_and_files(tmp_path):
@@ -280,108 +314,61 @@ def test_what_cannot_be_converted(tmp_path, monkeypatch, data, target, settings,
     assert not (tmp_path / "out").exists()
 
 
+def test_what_differs_is_no_row_of_hdf5(tmp_path, monkeypatch):
+    """Nor across parts, nor behind what an interrupted run wrote: it would not be read."""
+    monkeypatch.setattr(writers, "PART_BYTES", 1)
+    monkeypatch.setattr("jaffe.train.data.convert.CHUNK", 1)
+    rows = [{"data": np.zeros((1, 2, 3), "f4")}] * 3
+    for last, message in ((np.zeros((1, 2, 4), "f4"), "data of '00000003' has shape (1, 2, 4), that of"),
+                          (np.zeros((1, 2, 3)), "data of '00000003' is float64; expected float32, as that of")):
+        for _ in range(2):
+            with pytest.raises(JaffeError) as caught:
+                convert(open_dataset([*rows, {"data": last}]), f"hdf5:{tmp_path / str(last.dtype)}")
+            assert message in str(caught.value)
+    convert(open_dataset([*rows, {"data": np.ones((1, 2, 3), "u1")}]), f"hdf5:{tmp_path / 'fits'}")
+    back = open_dataset(f"hdf5:{tmp_path / 'fits'}").records.gather(np.arange(4))["data"]
+    assert (back.dtype, back[:, 0, 0, 0].tolist()) == (np.float32, [0, 0, 0, 1])
+
+
+def test_memory_is_bounded(tmp_path, monkeypatch):
+    """By the bytes of the records, too; and pixels are not kept beside what is written of them."""
+    monkeypatch.setattr("jaffe.train.data.convert.CHUNK_BYTES", 60)  # records of 14 bytes
+    told, fields, write = [], [], writers.LmdbWriter.write
+    monkeypatch.setattr(writers.LmdbWriter, "write", lambda self, items, position: (
+        fields.extend(item.fields for item in items), write(self, items, position)))
+    convert(open_dataset(items(10)), f"lmdb:{tmp_path / 'out'}", advance=told.append)
+    assert told == [0, 4, 4, 2]
+    assert fields == [{}] * 10
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "hdf5", "records"])
+@pytest.mark.parametrize("planned", [True, False])
+def test_death_before_it_has_its_name(tmp_path, monkeypatch, kind, planned):
+    """All of it is there, with the plan or without: the next run ends well."""
+    target, check = f"{kind}:{tmp_path / 'out'}", writers.check_path
+
+    def die(path, writer, *, force):
+        if isinstance(writer, writers.Writer):  # at the end
+            raise Interrupted
+        return check(path, writer, force=force)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writers, "check_path", die)
+        with pytest.raises(Interrupted):
+            convert(open_dataset(items(10)), target)
+    assert os.listdir(tmp_path) == ["out.partial"]
+    if not planned:
+        (tmp_path / "out.partial" / "plan.json").unlink()
+    assert convert(open_dataset(items(10)), target).begun == (10 if planned else 0)
+    back = open_dataset(str(tmp_path / "out")).records
+    assert [int(back[i]["label"]) for i in range(len(back))] == list(range(10))
+
+
 def test_two_records_of_one_key(tmp_path):
-    source = open_dataset(write_lmdb(tmp_path / "in", [raw(1), raw(2)]))
-    twice = shuffled(source, 0)
-    twice.records.indices[:] = 0
-    with pytest.raises(JaffeError, match="two records have the key '00000000'"):
-        convert(twice, f"lmdb:{tmp_path / 'out'}")
-
-
-# Means and parts.
-
-
-def test_mean(tmp_path):
-    data = np.random.default_rng(0).integers(256, size=(2500, 3, 4, 5), dtype=np.uint8)
-    found = mean_image(open_dataset({"data": data, "label": np.zeros(2500)}))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, data.mean(0, dtype=np.float64), rtol=1e-7)
-    for name in ("m.binaryproto", "m.npy"):
-        write_mean(found, tmp_path / name)
-        np.testing.assert_array_equal(read_mean(tmp_path / name), found)
-    with pytest.raises(JaffeError, match=r"ends in .binaryproto or .npy"):
-        write_mean(found, tmp_path / "m.txt")
-    write_images(tmp_path, [(4, 5), (5, 4)])
-    (tmp_path / "list.txt").write_text("0.png 0\n1.png 1\n")
-    with pytest.raises(JaffeError, match=r"record 1 \(1.png\): data has shape \(3, 5, 4\); expected \(3, 4, 5\)"):
-        mean_image(open_dataset(str(tmp_path / "list.txt")))
-
-
-def test_split():
-    labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
-    source = open_dataset({"data": np.arange(100), "label": labels})
-    for by_class in (False, True):
-        parts = split(source, [0.7, 0.2, 0.1], seed=3, by_class=by_class)
-        chosen = [[int(part.records[i]["data"]) for i in range(len(part.records))] for part in parts]
-        assert [len(part) for part in chosen] == [70, 20, 10]
-        assert sorted(itertools.chain(*chosen)) == list(range(100))
-        assert all(part == sorted(part) for part in chosen)
-        counts = [np.bincount(labels[part], minlength=3).tolist() for part in chosen]
-        assert (counts == [[42, 21, 7], [12, 6, 2], [6, 3, 1]]) == by_class
-    assert [len(part.records) for part in split(source, [1 / 3, 1 / 3, 1 / 3])] == [34, 33, 33]
-    assert [len(part.records) for part in split(source, [0.25])] == [25]
-    for shares in ([], [0.5, 0.6], [0.5, -0.1], [0.001]):
-        with pytest.raises(JaffeError):
-            split(source, shares)
-
-
-def test_sample():
-    source = open_dataset(items(50))
-    drawn = [int(record["label"]) for record in sample(source, 10, seed=2).records]
-    assert len(set(drawn)) == 10
-    assert drawn == sorted(drawn)
-    assert drawn != [int(record["label"]) for record in sample(source, 10, seed=3).records]
-    with pytest.raises(JaffeError, match="expected a number from 1 to that; received 51"):
-        sample(source, 51)
-
-
-# What is in them.
-
-
-def test_survey(tmp_path):
-    values = [raw(i % 3, (1, 2, 3)) for i in range(50)]
-    values[7] = b"\x0a\xff"
-    values[9] = raw(2, (3, 2, 3))
-    found = survey(open_dataset(write_lmdb(tmp_path / "db", values)), most=None)
-    assert (found.records, found.read, len(found.damaged)) == (50, 50, 1)
-    text = str(found)
-    assert "50 records" in text
-    assert "data: uint8 (1, 2, 3), uint8 (3, 2, 3); 0 to 2" in text
-    assert "damaged: 1 of the 50 records read" in text
-    assert "record 7 (key 00000007)" in text
-    assert found.labels == {}  # what is damaged has none
-    whole = survey(open_dataset(items(2000)), most=100)
-    assert (whole.records, whole.read) == (2000, 100)
-    assert len(whole.labels) == 2000  # all of them, though not all were read
-    assert "and 1900 more" in str(whole)
-    multi = survey(open_dataset({"data": np.zeros((4, 3)), "label": np.eye(4)}))
-    assert multi.labels == {}
-    assert "label: float64 (4,); 0 to 1, mean 0.25" in str(multi)
-
-
-def test_survey_of_classes_with_names(tmp_path):
-    for name in ("cat", "dog"):
-        write_images(tmp_path / name, [(4, 5)] * (3 if name == "cat" else 1))
-    text = str(survey(open_dataset(f"folder:{tmp_path}")))
-    assert "labels: 2 classes, from 1 to 3 records each" in text
-    assert "0 cat        3 ####" in text
-
-
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_contact_sheet(tmp_path, suffix):
-    write_images(tmp_path, [(40, 50)] * 10)
-    (tmp_path / "4.png").write_bytes(b"nonsense")
-    (tmp_path / "list.txt").write_text("".join(f"{i}.png {i}\n" for i in range(10)))
-    assert contact_sheet(open_dataset(str(tmp_path / "list.txt")), tmp_path / f"sheet{suffix}") == 9
-    assert (tmp_path / f"sheet{suffix}").stat().st_size > 5000
-    with pytest.raises(JaffeError, match=r"has no images \(C, H, W\): data \(3,\)"):
-        contact_sheet(open_dataset({"data": np.zeros((4, 3))}), tmp_path / "no.png")
-
-
-def test_colours_of_a_contact_sheet(tmp_path):
-    """Blue is blue, whichever way round the channels are."""
-    blue = np.zeros((1, 3, 4, 4), np.uint8)
-    blue[:, 0] = 255
-    contact_sheet(open_dataset({"data": blue}), tmp_path / "sheet.png")
-    image = cv2.imread(str(tmp_path / "sheet.png"))
-    assert image[image.shape[0] // 2, image.shape[1] // 2].tolist() == [255, 0, 0]
+    """Keys that are longer than LMDB's may become one."""
+    plyvel = pytest.importorskip("plyvel")
+    with plyvel.DB(str(tmp_path / "in"), create_if_missing=True) as database:
+        for i in range(2):
+            database.put(b"k" * writers.MOST_KEY + b"%d" % i, raw(i))
+    with pytest.raises(JaffeError, match="two records have the key 'kkk"):
+        convert(open_dataset(str(tmp_path / "in")), f"lmdb:{tmp_path / 'out'}")

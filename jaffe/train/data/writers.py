@@ -8,23 +8,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaffe.netdef.atomic import replacing, write_file
-from jaffe.netdef.errors import JaffeError, suggest
-from jaffe.netdef.jaffe_pb2 import Datum
+from jaffe.netdef.errors import JaffeError, listed, suggest
 from jaffe.train.data.dataset import Record
-from jaffe.train.data.datum import encode_datum
 
 PART_BYTES = 2**26  # of HDF5 and array_record files, about
 MOST_KEY = 511  # LMDB's own limit
 _PROGRESS = b"\xff\xffjaffe-progress"  # behind all keys of an LMDB that is not whole
+# What writers put into folders; a folder with anything else is never removed. Names with a dot are of cut-off writes.
+_OURS = ("data.mdb", "lock.mdb", "files.txt", "part-*.h5", "part-*.array_record", "plan.json",
+         ".plan.json.*", ".files.txt.*", ".part-*")
 
 
 @dataclass(frozen=True)
@@ -32,35 +36,42 @@ class Item:
     """What is written of a record.
 
     Attributes:
-        key: in databases.
-        fields: arrays by name; for databases ``data`` (C, H, W) and ``label``.
-        datum: the record as a database stores it, where it was such, or an encoded image.
+        key: in databases. Bytes that are not UTF-8 are surrogates, as in names of files.
+        fields: arrays by name, for files of arrays.
+        stored: a serialized Datum, for databases.
     """
 
     key: str
-    fields: Record
-    datum: Datum | None = None
-
-    def as_datum(self) -> Datum:
-        """As a database stores it. Raises ValueError when the fields are not those of a Datum."""
-        if self.datum is not None:
-            return self.datum
-        label = np.asarray(self.fields.get("label", 0))
-        if label.size != 1 or float(label.reshape(()).item()) != int(label.reshape(()).item()):
-            raise ValueError(f"a Datum has one whole number as label; found {label.dtype} {label.shape}")
-        return encode_datum(np.asarray(self.fields["data"]), int(label.item()))
+    fields: Record = field(default_factory=dict)
+    stored: bytes = b""
 
 
 class Writer(ABC):
     """Writes records, many at a time, to a data set that gets its name when all are there.
 
+    Args:
+        target: the data set's name in the end.
+        plan: what is being written, ``records`` of them; ``None``: begin anew.
+        force: whether to overwrite a data set of the kind.
+
     Attributes:
         position: so many records of the source have been taken in, by an earlier, interrupted run too.
         for_datums: whether records are stored as Datum, else as arrays by name.
+        form: what a data set is on disk.
     """
 
     for_datums = True
     position = 0
+    form = "a regular file"
+
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
+        self.target = target
+        self.force = force
+
+    @classmethod
+    def holds(cls, path: Path) -> bool:
+        """Whether there is a data set of this kind, and nothing else."""
+        return path.is_file()
 
     @abstractmethod
     def write(self, items: Sequence[Item], position: int) -> None:
@@ -76,89 +87,118 @@ class Writer(ABC):
 
 
 class _Staged(Writer):
-    """A folder that is filled under another name.
+    """A folder that is filled under another name. An interrupted run is gone on with where the plan was the same."""
 
-    Args:
-        target: the folder's name in the end.
-        plan: what is being written. An interrupted run is gone on with only where it was the same.
-    """
+    needed: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
-    def __init__(self, target: Path, plan: Mapping[str, Any]):
-        self.target = target
-        self.folder = _begun(target)
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
+        super().__init__(target, plan, force)
+        self.folder = target.with_name(f"{target.name}.partial")
         note = self.folder / "plan.json"
-        text = json.dumps({"format": type(self).__name__, **plan}, sort_keys=True)
-        if note.is_file() and note.read_text() != text:
-            raise JaffeError(f"{self.folder} was begun by another command, which was interrupted: run that one again "
-                             "to go on, or remove the folder to begin anew")
-        try:
+        text = json.dumps({"format": type(self).__name__, **(plan or {})}, sort_keys=True)
+        with self._told():
+            if plan is not None and note.is_file():
+                if note.read_bytes() != text.encode():
+                    raise JaffeError(f"{self.folder} was begun by another command, which was interrupted: run that "
+                                     "one again to go on, or remove the folder to begin anew")
+            elif self.folder.is_dir():  # without a plan the run ended between the last record and the name
+                _remove(self.folder)
             self.folder.mkdir(exist_ok=True)
             for left in self.folder.glob(".*"):  # of a write that was cut off
                 left.unlink()
-        except OSError as error:
-            raise JaffeError(f"{self.folder} cannot be written: {error}") from None
-        write_file(note, text)
+            write_file(note, text)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the system and of LMDB as JaffeErrors."""
+        import lmdb
+
+        try:
+            yield
+        except (OSError, lmdb.Error) as error:
+            problem = (isinstance(error, OSError) and error.strerror) or error
+            raise JaffeError(f"{self.folder} cannot be written: {problem}") from None
+
+    @classmethod
+    def holds(cls, path: Path) -> bool:
+        return _only(path, (*cls.needed, *cls.further)) and all(any(path.glob(name)) for name in cls.needed)
 
     def finish(self) -> None:
         self.seal()
-        (self.folder / "plan.json").unlink()
         old = self.target.with_name(f".{self.target.name}.old")
         try:
+            check_path(str(self.target), self, force=self.force)  # others may have written there meanwhile
+            (self.folder / "plan.json").unlink()
             if self.target.exists():
+                if old.is_dir():  # a run was killed while it removed it
+                    _remove(old)
                 os.replace(self.target, old)
             os.replace(self.folder, self.target)
-        except OSError as error:
+            if old.is_dir():
+                _remove(old)
+        except (OSError, JaffeError) as error:
             raise JaffeError(f"{self.target} cannot be written: {error}; what was made is in {self.folder}") from None
-        if old.is_dir():
-            shutil.rmtree(old)
-        else:
-            old.unlink(missing_ok=True)
 
     @abstractmethod
     def seal(self) -> None:
         """Write what is still to be written."""
 
 
-def _begun(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial")
+def _only(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder holds files of such names alone."""
+    return folder.is_dir() and all(entry.is_file() and any(fnmatchcase(entry.name, name) for name in names)
+                                   for entry in folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that a writer made. Raises JaffeError when it holds anything else."""
+    if folder.is_symlink() or not _only(folder, _OURS):
+        raise JaffeError(f"{folder} is in the way: expected what an interrupted run left; found {_found(folder)}")
+    shutil.rmtree(folder)
+
+
+def _found(path: Path) -> str:
+    if not path.is_dir():
+        return "a file" if path.is_file() else "neither a file nor a folder"
+    return listed(sorted(entry.name for entry in path.iterdir()), 4) or "an empty folder"
 
 
 class LmdbWriter(_Staged):
     """An LMDB of Datum records. Records and how far it is are one transaction."""
 
-    def __init__(self, target: Path, plan: Mapping[str, Any]):
+    form = "an LMDB: data.mdb, and lock.mdb or not"
+    needed = ("data.mdb",)
+    further = ("lock.mdb",)
+
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
         import lmdb
 
-        super().__init__(target, plan)
-        self._errors = (lmdb.Error, OSError)
-        try:
-            # Address space, not disk: the file is as large as what is in it.
-            self._env = lmdb.open(str(self.folder), map_size=2**40)
+        super().__init__(target, plan, force)
+        with self._told():
+            # Address space, not disk: the file is as large as what is in it. As bytes, names need not be UTF-8.
+            self._env = lmdb.open(os.fsencode(self.folder), map_size=2**40)
             with self._env.begin() as transaction:
-                self.position = int(transaction.get(_PROGRESS) or 0)
-        except self._errors as error:
-            raise JaffeError(f"{self.folder} cannot be written: {error}") from None
+                progress = transaction.get(_PROGRESS)
+            if progress is None and plan and self._env.stat()["entries"]:  # the run ended just after it had sealed it
+                progress = plan["records"]
+            self.position = int(progress or 0)
 
     def write(self, items: Sequence[Item], position: int) -> None:
-        try:
-            with self._env.begin(write=True) as transaction:
-                for item in items:
-                    key = item.key.encode()[:MOST_KEY]
-                    if not transaction.put(key, item.as_datum().SerializeToString(), overwrite=False):
-                        raise JaffeError(f"{self.target}: two records have the key {item.key!r}")
-                transaction.put(_PROGRESS, str(position).encode())
-        except self._errors as error:
-            raise JaffeError(f"{self.folder} cannot be written: {error}") from None
+        with self._told(), self._env.begin(write=True) as transaction:
+            for item in items:
+                key = item.key.encode(errors="surrogateescape")[:MOST_KEY]
+                if not transaction.put(key, item.stored, overwrite=False):
+                    raise JaffeError(f"{self.target}: two records have the key {item.key!r}")
+            transaction.put(_PROGRESS, str(position).encode())
         self.position = position
 
     def seal(self) -> None:
-        try:
+        with self._told():
             with self._env.begin(write=True) as transaction:
                 transaction.delete(_PROGRESS)
-        except self._errors as error:
-            raise JaffeError(f"{self.folder} cannot be written: {error}") from None
-        self.close()
-        (self.folder / "lock.mdb").unlink(missing_ok=True)
+            self.close()
+            (self.folder / "lock.mdb").unlink(missing_ok=True)
 
     def close(self) -> None:
         self._env.close()
@@ -169,33 +209,30 @@ class _Parted(_Staged):
 
     suffix: str
 
-    def __init__(self, target: Path, plan: Mapping[str, Any]):
-        super().__init__(target, plan)
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
+        super().__init__(target, plan, force)
         self._waiting: list[Item] = []
         self._bytes = 0
-        parts = sorted(self.folder.glob(f"*{self.suffix}"))
+        self.parts = sorted(self.folder.glob(f"*{self.suffix}"))
         # A part's name ends in the position that it goes to.
-        self.position = int(parts[-1].name.removesuffix(self.suffix).rpartition("-")[2]) if parts else 0
-        self._part = len(parts)
+        self.position = int(self.parts[-1].stem.rpartition("-")[2]) if self.parts else 0
 
     def write(self, items: Sequence[Item], position: int) -> None:
         self._waiting += items
         self._bytes += sum(self.size(item) for item in items)
         self.position = position
         if self._bytes >= PART_BYTES:
-            self._flush()
+            self.seal()
 
-    def _flush(self) -> None:
+    def seal(self) -> None:
         if not self._waiting:
             return
         # Named by number first, so that files are in order, and by position.
-        path = self.folder / f"part-{self._part:05}-{self.position:09}{self.suffix}"
+        path = self.folder / f"part-{len(self.parts):05}-{self.position:09}{self.suffix}"
         with replacing(path) as new:
             self.write_part(new, self._waiting)
-        self._waiting, self._bytes, self._part = [], 0, self._part + 1
-
-    def seal(self) -> None:
-        self._flush()
+        self._waiting, self._bytes = [], 0
+        self.parts.append(path)
 
     def close(self) -> None:
         """What waits is read anew by the run that goes on."""
@@ -212,7 +249,27 @@ class Hdf5Writer(_Parted):
     """A folder of HDF5 files and ``files.txt``, the list of them that an HDF5Data layer reads."""
 
     for_datums = False
+    form = "files.txt and part-*.h5"
+    needed = ("files.txt", "part-*.h5")
     suffix = ".h5"
+
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
+        import h5py
+
+        super().__init__(target, plan, force)
+        self._first: Item | None = None
+        for part in self.parts[:1]:
+            with self._told(), h5py.File(part) as file:
+                names: list[str] = []
+                file.visit(names.append)
+                self._first = Item(part.name, {name: np.asarray(file[name][0]) for name in names
+                                               if isinstance(file[name], h5py.Dataset)})
+
+    def write(self, items: Sequence[Item], position: int) -> None:
+        for item in items:
+            self._first = self._first or item
+            _check_fits(item, self._first, self.target, dtypes=True)
+        super().write(items, position)
 
     @staticmethod
     def size(item: Item) -> int:
@@ -221,31 +278,46 @@ class Hdf5Writer(_Parted):
     def write_part(self, path: Path, items: Sequence[Item]) -> None:
         import h5py
 
+        first = self._first or items[0]
         with h5py.File(path, "w") as file:
-            for name, values in _stacked(items, self.target).items():
-                file[name] = values
+            for name, value in first.fields.items():
+                file[name] = np.stack([item.fields[name] for item in items], dtype=np.asarray(value).dtype)
 
-    def seal(self) -> None:
-        super().seal()
-        names = sorted(part.name for part in self.folder.glob(f"*{self.suffix}"))
-        write_file(self.folder / "files.txt", "".join(f"{name}\n" for name in names))
+    def finish(self) -> None:
+        self.seal()
+        write_file(self.folder / "files.txt", "".join(f"{part.name}\n" for part in self.parts))
+        super().finish()
+
+
+def _check_fits(item: Item, first: Item, target: Path, *, dtypes: bool) -> None:
+    """Raises JaffeError when a record cannot be a row of the arrays that ``first`` begins."""
+    for name, value in first.fields.items():
+        found, expected = np.asarray(item.fields[name]), np.asarray(value)
+        if found.shape != expected.shape:
+            raise JaffeError(f"{target}: {name} of {item.key!r} has shape {found.shape}, that of {first.key!r} "
+                             f"{expected.shape}; expected one: images:LIST?size=64x80 resizes images")
+        if dtypes and not np.can_cast(found.dtype, expected.dtype):
+            raise JaffeError(f"{target}: {name} of {item.key!r} is {found.dtype}; expected {expected.dtype}, as that "
+                             f"of {first.key!r}")
 
 
 class RecordsWriter(_Parted):
     """A folder of array_record files of Datum records, for random access."""
 
+    form = "part-*.array_record"
+    needed = ("part-*.array_record",)
     suffix = ".array_record"
 
     @staticmethod
     def size(item: Item) -> int:
-        return item.as_datum().ByteSize()
+        return len(item.stored)
 
     def write_part(self, path: Path, items: Sequence[Item]) -> None:
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        writer = ArrayRecordWriter(str(path), "group_size:1")  # groups are decompressed whole for one record
+        writer = ArrayRecordWriter(os.fsencode(path), "group_size:1")  # groups are decompressed whole for one record
         for item in items:
-            writer.write(item.as_datum().SerializeToString())
+            writer.write(item.stored)
         writer.close()
 
 
@@ -254,37 +326,62 @@ class NpzWriter(Writer):
 
     for_datums = False
 
-    def __init__(self, target: Path, plan: Mapping[str, Any]):
-        self.target = target
+    def __init__(self, target: Path, plan: Mapping[str, Any] | None, force: bool):
+        super().__init__(target, plan, force)
         self._items: list[Item] = []
 
     def write(self, items: Sequence[Item], position: int) -> None:
         self._items += items
         self.position = position
+        for item in items:
+            _check_fits(item, self._items[0], self.target, dtypes=False)
 
     def finish(self) -> None:
-        arrays = _stacked(self._items, self.target)
-        with replacing(self.target) as new, new.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        check_path(str(self.target), self, force=self.force)
+        # As numpy.savez, which does not take every name: not "file".
+        with replacing(self.target) as new, zipfile.ZipFile(new, "w") as archive:
+            for name in self._items[0].fields if self._items else ():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    values = np.stack([item.fields[name] for item in self._items])
+                    np.lib.format.write_array(member, values, allow_pickle=False)
 
     def close(self) -> None:
         self._items = []
 
 
-def _stacked(items: Sequence[Item], target: Path) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name in items[0].fields if items else ():
-        values = [np.asarray(item.fields[name]) for item in items]
-        for item, value in zip(items, values, strict=True):
-            if value.shape != values[0].shape:
-                raise JaffeError(f"{target}: {name} of {item.key!r} has shape {value.shape}, that of {items[0].key!r} "
-                                 f"{values[0].shape}; expected one: images:LIST?size=64x80 resizes images")
-        arrays[name] = np.stack(values)
-    return arrays
-
-
 WRITERS: dict[str, type[Writer]] = {
     "lmdb": LmdbWriter, "hdf5": Hdf5Writer, "records": RecordsWriter, "npz": NpzWriter}
+
+
+def check_path(path: str, writer: Writer | type[Writer], *, force: bool) -> Path:
+    """The path, links followed, where data of a kind can be written. Raises JaffeError when they cannot."""
+    target = Path(path)
+    try:
+        if target.name in ("", ".."):
+            raise JaffeError(f"{path!r} cannot be written: expected a path that ends in a name")
+        if target.is_symlink():
+            target = target.resolve()
+        if target.exists() and not force:
+            raise JaffeError(f"{path} is there already; --force overwrites it")
+        if target.exists() and not writer.holds(target):
+            raise JaffeError(f"{path} is there already, and --force overwrites only its like: expected {writer.form}; "
+                             f"found {_found(target)}")
+        if not target.absolute().parent.is_dir():
+            raise JaffeError(f"{path} cannot be written: there is no folder {target.parent}")
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
+        raise JaffeError(f"{path} cannot be written: {getattr(error, 'strerror', '') or error}") from None
+    return target
+
+
+def check_target(name: str, *, force: bool) -> tuple[type[Writer], Path]:
+    """What writes to ``lmdb:PATH``, ... and the path. Raises JaffeError as ``open_writer`` does."""
+    kind, _, path = name.partition(":")
+    if kind not in WRITERS and name.endswith(".npz"):
+        kind, path = "npz", name
+    if kind not in WRITERS or not path:
+        raise JaffeError(f"{name!r} names no kind of data to write{suggest(kind, WRITERS) if path else ''}; expected "
+                         + ", ".join(f"{one}:PATH" for one in WRITERS))
+    return WRITERS[kind], check_path(path, WRITERS[kind], force=force)
 
 
 def open_writer(name: str, plan: Mapping[str, Any] | None, *, force: bool = False) -> Writer:
@@ -292,23 +389,10 @@ def open_writer(name: str, plan: Mapping[str, Any] | None, *, force: bool = Fals
 
     Args:
         plan: what is being written, to tell an interrupted run of the same from another; ``None``: begin anew.
-        force: whether to overwrite what is there.
+        force: whether to overwrite a data set of that kind.
 
     Raises:
-        JaffeError: the kind is unknown, or there is something and not ``force``.
+        JaffeError: the kind is unknown; or there is something and not ``force``, or something else than such data.
     """
-    kind, _, path = name.partition(":")
-    if kind not in WRITERS and name.endswith(".npz"):
-        kind, path = "npz", name
-    if kind not in WRITERS or not path:
-        raise JaffeError(f"{name!r} names no kind of data to write{suggest(kind, WRITERS) if path else ''}; expected "
-                         + ", ".join(f"{one}:PATH" for one in WRITERS))
-    target = Path(path)
-    if target.exists() and not force:
-        raise JaffeError(f"{path} is there already; --force overwrites it")
-    if not target.absolute().parent.is_dir():
-        raise JaffeError(f"{path} cannot be written: there is no folder {target.parent}")
-    if plan is None and (begun := _begun(target)).is_dir():
-        shutil.rmtree(begun)
-    writer: Any = WRITERS[kind]
-    return writer(target, plan or {})
+    writer, path = check_target(name, force=force)
+    return writer(path, plan, force)
