@@ -20,8 +20,8 @@ Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A path, or tfds:N
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="lmdb:PATH, hdf5:PATH, records:PATH (array_record) or "
                                        "npz:PATH.")]
 Split = Annotated[str, typer.Option(help="train or test, of sources that have both.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
-Seed = Annotated[int, typer.Option(help="Of what is drawn.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a data set of that kind, or a file.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
 Encode = Annotated[str, typer.Option(help="jpg or png: store images so, in lmdb: and records:.",
                                      show_default="pixels")]
 Skip = Annotated[bool, typer.Option("--skip-damaged", help="Leave out records that cannot be read.")]
@@ -43,10 +43,10 @@ def inspect(
     count = len(dataset.records)
     with progress("reading", count if whole else min(count, 1000)) as advance:
         found = survey(dataset, most=None if whole else 1000, advance=advance)
-    print(found)
+    say(str(found))
     if sheet:
         drawn = contact_sheet(dataset, Path(sheet))
-        print(f"written {sheet}: {drawn} images")
+        say(f"written {sheet}: {drawn} images")
     if found.damaged:
         raise typer.Exit(1)
 
@@ -57,7 +57,7 @@ def convert(
     target: Target,
     split: Split = "train",
     encode: Encode = "",
-    shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Store the records in another order.",
+    shuffle: Annotated[int | None, typer.Option(min=0, metavar="SEED", help="Store the records in another order.",
                                                 show_default="as they are")] = None,
     skip_damaged: Skip = False,
     force: Force = False,
@@ -80,11 +80,11 @@ def mean(
     force: Force = False,
 ) -> None:
     """Compute the mean image, as Caffe's compute_image_mean, and the mean of each channel."""
-    from jaffe.cli.files import check_target
     from jaffe.train.data.convert import mean_image, write_mean
+    from jaffe.train.data.writers import Writer, check_path
 
     if target:
-        check_target(target, force)
+        check_path(target, Writer, force=force)
     dataset = _open(source, split)
     with progress("adding up", len(dataset.records)) as advance:
         image = mean_image(dataset, advance=advance)
@@ -110,6 +110,7 @@ def split_(
 ) -> None:
     """Divide a data set at random, each record into one part."""
     from jaffe.netdef.errors import JaffeError
+    from jaffe.train.data.convert import check_targets
     from jaffe.train.data.convert import split as divide
 
     names, shares = [], []
@@ -120,6 +121,7 @@ def split_(
             names.append(name)
         except ValueError:
             raise JaffeError(f"{one}: expected TARGET=SHARE, such as lmdb:train=0.9") from None
+    check_targets(names, encode=encode, force=force)  # of all, before the first is written
     for name, part in zip(names, divide(_open(source, split), shares, seed=seed, by_class=by_class), strict=True):
         _write(part, name, encode, skip_damaged, force)
 
@@ -156,7 +158,13 @@ def _write(dataset: Dataset, target: str, encode: str, skip_damaged: bool, force
         print(f"left out: {message}", file=sys.stderr)
     on = f"; went on behind record {made.begun - 1:,}" if made.begun else ""
     out = f", {len(made.damaged):,} of them left out" if made.damaged else ""
-    print(f"written {target}: {made.records:,} records{out}{on}")
+    say(f"written {target}: {made.records:,} records{out}{on}")
+
+
+def say(text: str) -> None:
+    """Print to standard output, names of files too that are not in its encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jaffe.cli.cache import use_cache
-from jaffe.cli.data import progress
+from jaffe.cli.data import Force, progress, say
 from jaffe.cli.options import Data, Device, Model, PythonModules, SkipDamaged, use_device
 
 
@@ -24,7 +24,7 @@ def features(
     data: Data = "",
     iterations: Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")
                           ] = "all",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Force = False,
     skip_damaged: SkipDamaged = False,
     device: Device = "",
     python_modules: PythonModules = [],  # noqa: B006  typer copies it
@@ -50,4 +50,4 @@ def features(
         else:
             written = write_outputs(evaluation, variables, force=force, advance=advance)
     for path in written:
-        print(f"written {path}: {records:,} records")
+        say(f"written {path}: {records:,} records")

@@ -128,7 +128,7 @@ def contact_sheet(dataset: Dataset, path: Path) -> int:
         How many images there are on it.
 
     Raises:
-        JaffeError: no field holds images; or the file cannot be written.
+        JaffeError: no field holds images, or none of them can be drawn; or the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -138,16 +138,19 @@ def contact_sheet(dataset: Dataset, path: Path) -> int:
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise JaffeError(f"{path}: expected a name that ends in .png, .svg or .pdf")
     first = dataset.fields(skip_damaged=True)
-    images = [name for name, value in first.items() if value.ndim == 3 or (value.ndim == 2 and name == "data")]
-    name = images[0] if images else None
-    if name is None:
-        raise JaffeError(f"{dataset.name} has no images (C, H, W): "
-                         + ", ".join(f"{key} {value.shape}" for key, value in first.items()))
+    images = [name for name, value in first.items() if _is_image(value) and (value.ndim == 3 or name == "data")]
+    if not images:
+        raise JaffeError(f"{dataset.name} has no images (C, H, W) of numbers: "
+                         + ", ".join(f"{key} {value.dtype} {value.shape}" for key, value in first.items()))
+    name = images[0]
     shown = []
     for index in np.unique(np.linspace(0, len(dataset.records) - 1, SHEET).astype(int)).tolist():
         with suppress(JaffeError):
             record = dataset.record(index)
-            shown.append((index, _visible(record[name], dataset.order), record.get("label")))
+            if _is_image(record.get(name)):
+                shown.append((index, _visible(record[name], dataset.order), record.get("label")))
+    if not shown:
+        raise JaffeError(f"{dataset.name}: expected images in {name}; found none in the {SHEET} records that were read")
     columns = min(8, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.4 * columns, 1.6 * rows), layout="constrained")
@@ -158,10 +161,14 @@ def contact_sheet(dataset: Dataset, path: Path) -> int:
     for axis, (index, pixels, label) in zip(axes, shown, strict=False):
         axis.imshow(pixels, cmap="gray", interpolation="nearest")
         value = "" if label is None else f": {label}" if np.size(label) <= 4 else ": ..."
-        axis.set_title(f"{index}{value}", fontsize=7, pad=2)
+        axis.set_title(ascii(f"{index}{value}")[1:-1], fontsize=7, pad=2, parse_math=False)
     with replacing(path) as new:
         figure.savefig(new, format=path.suffix[1:], dpi=110)
     return len(shown)
+
+
+def _is_image(value: np.ndarray | None) -> bool:
+    return value is not None and value.ndim in (2, 3) and value.size > 0 and value.dtype.kind in "biuf"
 
 
 def _visible(pixels: np.ndarray, order: str) -> np.ndarray:
@@ -174,5 +181,8 @@ def _visible(pixels: np.ndarray, order: str) -> np.ndarray:
     pixels = pixels.transpose(1, 2, 0) if color else pixels[0]
     if pixels.dtype == np.uint8 and pixels.max(initial=0) > 31:
         return pixels / 255
-    spread = float(pixels.max()) - float(pixels.min())
-    return (pixels - pixels.min()) / (spread or 1)
+    values = pixels.astype(np.float64)  # differences of small integers would go round
+    finite = values[np.isfinite(values)]
+    least, largest = finite.min(initial=np.inf), finite.max(initial=-np.inf)
+    with np.errstate(all="ignore"):
+        return np.clip(np.nan_to_num((values - least) / (largest - least or 1)), 0, 1)
