@@ -83,8 +83,8 @@ def _targets(blobs: Sequence[str], target: str) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for blob in blobs:
         name = f"{target}/{blob.replace('/', '_')}"
-        if other := names.get(name):
-            raise JaffeError(f"blobs {other[0]!r} and {blob!r} would both be {name}; expected one of them")
+        if name in names:
+            raise JaffeError(f"blobs {names[name][0]!r} and {blob!r} would both be {name}; expected one of them")
         names[name] = [blob]
     try:
         Path(path).mkdir(exist_ok=True)

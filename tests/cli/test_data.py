@@ -307,6 +307,8 @@ def test_sample():
     assert drawn != [int(record["label"]) for record in sample(source, 10, seed=3).records]
     with pytest.raises(JaffeError, match="expected a number from 1 to that; received 51"):
         sample(source, 51)
+    with pytest.raises(JaffeError, match="a seed is a whole number from 0 on; received -1"):
+        sample(source, 1, seed=-1)
 
 
 # What is in them.
@@ -350,6 +352,14 @@ def test_contact_sheet(tmp_path, suffix):
     assert (tmp_path / f"sheet{suffix}").stat().st_size > 5000
     with pytest.raises(JaffeError, match=r"has no images \(C, H, W\) of numbers: data float64 \(3,\)"):
         contact_sheet(open_dataset({"data": np.zeros((4, 3))}), tmp_path / "no.png")
+
+
+@pytest.mark.parametrize("data", [
+    np.full((2, 1, 3, 4), np.nan), np.full((2, 3, 3, 4), np.inf), np.zeros((2, 1, 3, 4), bool),
+    np.full((2, 2, 3, 4), [[-128], [127], [0]], np.int8)])
+def test_any_numbers_on_a_contact_sheet(tmp_path, data):
+    labels = np.array(["$x^", "\udcff"])
+    assert contact_sheet(open_dataset({"data": data, "label": labels}), tmp_path / "sheet.png") == 2
 
 
 def test_colours_of_a_contact_sheet(tmp_path):

@@ -97,6 +97,12 @@ def test_fields_of_any_shape_into_hdf5(tmp_path):
         np.testing.assert_array_equal(file["high"], data["high"])
 
 
+def test_names_of_any_kind_into_npz(tmp_path):
+    """Those of numpy.savez's own arguments, too."""
+    convert(open_dataset({"file": np.arange(3), "allow_pickle": np.ones(3)}), f"npz:{tmp_path / 'out.npz'}")
+    assert sorted(np.load(tmp_path / "out.npz")) == ["allow_pickle", "file"]
+
+
 def test_floats_and_vectors_into_a_database(tmp_path):
     data = {"x": np.random.rand(4, 7).astype("f4"), "y": np.arange(4)}
     convert(open_dataset(data), f"lmdb:{tmp_path / 'out'}")
@@ -305,6 +311,9 @@ def test_what_is_there_is_kept(tmp_path):
      "a Datum's label has 32 bits; found 2147483648"),
     ([{"data": np.zeros((1, 2, 3))}, {"data": np.zeros((1, 2, 4))}], "hdf5:out", {},
      "data of '00000001' has shape (1, 2, 4), that of '00000000' (1, 2, 3); expected one"),
+    ([{"data": np.zeros(2), "label": 0}, {"data": np.zeros(2)}], "npz:out", {},
+     "record 1: expected a field 'label', as in record 0; found data"),
+    ([{"data": np.zeros(2)}, {"data": np.array(["a", "b"])}], "hdf5:out", {}, "record 1: data holds <U1; expected num"),
 ])
 def test_what_cannot_be_converted(tmp_path, monkeypatch, data, target, settings, message):
     monkeypatch.chdir(tmp_path)
