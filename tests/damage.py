@@ -162,9 +162,9 @@ def pipe(folder: Path) -> str:
 
 JPEG = encoded(picture(200, 300), ".jpg")
 DAMAGES = {
-    "lmdb_cut": Damage("an LMDB that is cut off", lmdb_cut, "is cut off: expected"),
+    "lmdb_cut": Damage("an LMDB that is cut off", lmdb_cut, "is cut off, expected a file of"),
     "lmdb_page": Damage("an LMDB with a page of zeros", lmdb_page, "is damaged: page"),
-    "lmdb_not": Damage("a file that is no LMDB", lambda folder: not_lmdb(folder), "cannot be read"),
+    "lmdb_not": Damage("a file that is no LMDB", lambda folder: not_lmdb(folder), "page 0 is no meta page of LMDB"),
     "empty": Damage("an LMDB without records", lambda folder: write_lmdb(folder / "db", []), "is empty"),
     "datum": Damage("a record that is no Datum", lambda folder: write_lmdb(folder / "db", values(_3=b"\x0a\xff")),
                     "record 3 (key 00000003)", goes_on=True),

@@ -94,7 +94,7 @@ def test_damaged_lmdb(tmp_path):
         assert "00000000" in str(caught.value)
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "data.mdb").write_bytes(b"nonsense" * 1000)
-    with pytest.raises(JaffeError, match="cannot be read"):
+    with pytest.raises(JaffeError, match="is no meta page of LMDB"):
         open_dataset(f"lmdb:{tmp_path / 'no'}", "train")
     with pytest.raises(JaffeError, match="is empty"):
         make_feed(write_lmdb(tmp_path / "empty", []))

@@ -1,65 +1,19 @@
-"""The feed over files: images of different sizes, processes that read, damage, shards, what data layers name."""
+"""The feed over files: images of different sizes, what data layers name, sampling by class."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import h5py
 import jax
 import numpy as np
-import psutil
 import pytest
 
-import jaffe
-from jaffe.netdef import JaffeError, NetState, resolve
+from jaffe.netdef import JaffeError
 from jaffe.netdef.jaffe_pb2 import BlobProto, Datum
-from jaffe.train.data import Feed, stream
 from tests.train.data_files import encoded, picture, raw, write_images, write_lmdb
-
-DATA = """
-layer {{ name: "d" type: "Data" top: "data" top: "label" transform_param {{ {transform} }} {more}
-        data_param {{ source: "{source}" backend: LMDB batch_size: {batch} }} }}
-"""
-
-
-def make(text: str, phase: str = "TRAIN", **settings) -> Feed:
-    return Feed(resolve(text, NetState(phase)), settings.pop("data", None), **settings)
-
-
-def batches(one: Feed, count: int, start: int = 0, group: int = 1) -> list[dict[str, np.ndarray]]:
-    found = []
-    stream = one.batches(start, group)
-    for i, batch in enumerate(itertools.islice(stream, count)):
-        found.append(jax.device_get(one.fetch(one.resident, batch, jax.random.key(start + i))))
-    stream.close()
-    return found
-
-
-def labels(one: Feed, count: int, start: int = 0) -> list[list[int]]:
-    return [batch["label"].tolist() for batch in batches(one, count, start)]
-
-
-def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:
-    return all(np.array_equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
-
-
-@pytest.fixture
-def pictures(tmp_path) -> tuple[str, list[np.ndarray]]:
-    """An LMDB of encoded images of different sizes, and their pixels (C, H, W)."""
-    pixels = [picture(height, width, seed=i) for i, (height, width) in
-              enumerate([(7, 11), (9, 8), (13, 7), (7, 7), (10, 12)])]
-    values = [Datum(data=encoded(image), encoded=True, label=i).SerializeToString() for i, image in enumerate(pixels)]
-    write_lmdb(tmp_path / "db", values)
-    return str(tmp_path / "db"), [image.transpose(2, 0, 1) for image in pixels]
-
-
-# Images of different sizes.
+from tests.train.feeding import DATA, batches, labels, make
 
 
 def test_central_crops_of_images_of_different_sizes(pictures):
@@ -139,132 +93,6 @@ def test_force_gray(pictures):
     np.testing.assert_array_equal(batch["data"][3, 0], grey)
 
 
-# Who reads.
-
-
-@pytest.fixture
-def streamed(monkeypatch):
-    monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
-
-
-@pytest.fixture
-def twenty(tmp_path) -> str:
-    return write_lmdb(tmp_path / "twenty", [raw(i) for i in range(20)])
-
-
-MEMORY = """
-layer { name: "d" type: "MemoryData" top: "data" top: "label" include { phase: TRAIN }
-        memory_data_param { batch_size: 3 channels: 1 height: 2 width: 3 } }
-"""
-
-
-def test_any_number_of_processes_reads_the_same(streamed, pictures, twenty):
-    text = DATA.format(source=pictures[0], batch=3, more="", transform="crop_size: 5 mirror: true")
-    expected = batches(make(text, seed=5), 8)
-    for workers in (1, 3):
-        assert same(batches(make(text, seed=5, workers=workers), 8), expected)
-        assert same(batches(make(text, seed=5, workers=workers), 3, start=5), batches(make(text, seed=5), 3, start=5))
-    assert not same(batches(make(text, seed=6), 8), expected)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resuming_at_every_position(streamed, pictures, workers):
-    """The images that a run sees from an iteration on are those that the uninterrupted run sees."""
-    text = DATA.format(source=pictures[0], batch=2, more="", transform="crop_size: 5")
-    whole = batches(make(text), 11)
-    for start in range(0, 11, 1 if workers == 0 else 5):  # two epochs of five images
-        found = [batch["data"] for batch in batches(make(text, workers=workers), 11 - start, start)]
-        assert all(np.array_equal(a, b["data"]) for a, b in zip(found, whole[start:], strict=True))
-
-
-def test_shards_take_each_record_once_an_epoch(where_, twenty):
-    data = {"data": np.zeros((24, 1, 2, 3), np.uint8), "label": np.arange(24)}
-    for given in (data, twenty):
-        shards = [labels(make(MEMORY, data=given, shard=(i, 2)), 8) for i in range(2)]
-        count = 24 if given is data else 20
-        seen = [one for pair in zip(*(itertools.chain(*shard) for shard in shards), strict=True) for one in pair]
-        alone = list(itertools.chain(*labels(make(MEMORY, data=given), 16)))
-        assert seen == alone
-        assert sorted(seen[:count]) == list(range(count))
-
-
-@pytest.fixture(params=["resident", "streamed"])
-def where_(request, monkeypatch):
-    if request.param == "streamed":
-        monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
-
-
-class Fatal:
-    """Records of which one ends the process that reads it."""
-
-    def __init__(self, owner: int):
-        self.owner = owner
-
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, index: int):
-        if index == 20 and os.getpid() != self.owner:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return {"data": np.full((1, 2, 3), index, np.uint8), "label": np.array(index)}
-
-
-@pytest.mark.filterwarnings("ignore:resource_tracker")
-def test_a_process_that_dies_is_reported(streamed):
-    with pytest.raises(JaffeError, match=r"Fatal: a process that reads the data ended with exit code -9 .* workers=0"):
-        labels(make(MEMORY, data=Fatal(os.getpid()), workers=2), 20)
-
-
-class Wrong:
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, index: int):
-        if index == 20:
-            raise KeyError("gone")
-        return {"data": np.full((1, 2, 3), index, np.uint8), "label": np.array(index)}
-
-
-def test_an_error_in_a_process_names_the_record(streamed):
-    with pytest.raises(JaffeError, match="Wrong, record 20: KeyError: 'gone'"):
-        labels(make(MEMORY, data=Wrong(), workers=2), 20)
-
-
-# Damage.
-
-
-@pytest.fixture
-def damaged(tmp_path) -> str:
-    """Ten records, of which 3, 4 and 9 are damaged: no Datum, a wrong size, another shape."""
-    values = [raw(i) for i in range(10)]
-    values[3] = b"\x0a\xff"
-    values[4] = Datum(channels=1, height=2, width=3, data=b"12345").SerializeToString()
-    values[9] = raw(9, (1, 3, 2))
-    return write_lmdb(tmp_path / "damaged", values)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_the_next_record_takes_the_place_of_a_damaged_one(where_, damaged, workers):
-    one = make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged, skip_damaged=True,
-               workers=workers)
-    assert labels(one, 4) == [[0, 1, 2], [5, 5, 5], [6, 7, 8], [0, 0, 1]]
-    assert labels(one, 1, start=1) == [[5, 5, 5]]
-    assert len(one.damaged) == 3  # once each
-    for message, key in zip(sorted(one.damaged), ("00000003", "00000004", "00000009"), strict=True):
-        assert key in message
-    with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
-        labels(make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged), 4)
-
-
-def test_nothing_but_damage(tmp_path):
-    name = write_lmdb(tmp_path / "db", [raw(0), *[b"\x0a\xff"] * 300])
-    with pytest.raises(JaffeError, match=r"100 records in a row cannot be read; the first: LMDB .*record 1 \(key 0"):
-        make(MEMORY, data=name, skip_damaged=True)
-
-
-# What data layers name.
-
-
 def test_image_data(tmp_path):
     pixels = write_images(tmp_path / "in", [(4, 5)] * 7)
     (tmp_path / "list.txt").write_text("".join(f"{i}.png {i}\n" for i in range(7)))
@@ -295,7 +123,7 @@ def test_image_data_with_several_labels(tmp_path):
 
 
 @pytest.mark.parametrize("shuffle", ["false", "true"])
-def test_hdf5_data(tmp_path, where_, shuffle):
+def test_hdf5_data(tmp_path, where_held, shuffle):
     for name, rows in (("a", range(5)), ("b", range(5, 7))):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["data"] = np.array([[[[i]]] for i in rows], "f4")
@@ -330,9 +158,6 @@ def test_layers_without_data(layer, message):
     assert message in str(caught.value)
 
 
-# Sampling by class.
-
-
 def test_sampling_as_declared(tmp_path):
     of = [0] * 9 + [1] * 2 + [2]
     name = write_lmdb(tmp_path / "db", [Datum(channels=1, height=1, width=1, data=bytes([i]), label=label)
@@ -360,9 +185,6 @@ def test_labels_of_images_are_known_without_decoding_them(tmp_path):
     assert labels(one, 1) == [[1, 0, 0]]
 
 
-# A mean image is for images of its own size.
-
-
 def test_mean_image_over_encoded_images(tmp_path):
     pixels = [picture(4, 5, seed=i).transpose(2, 0, 1) for i in range(3)]
     source = tmp_path / "db"
@@ -377,54 +199,6 @@ def test_mean_image_over_encoded_images(tmp_path):
     np.testing.assert_array_equal(batch["data"], (np.stack(pixels) - mean)[:, :, :3, 1:4])
 
 
-def test_batches_stay_as_they_were_handed_out(streamed, twenty, tmp_path: Path):
-    """The memory of an earlier batch is not that of a later one, also where processes read."""
-    for workers in (0, 1):
-        one = make(MEMORY, data=twenty, workers=workers)
-        kept = list(itertools.islice(one.batches(), 10))
-        assert [np.asarray(batch[0]["label"]).tolist() for batch in kept] == labels(one, 10)
-
-
-def test_a_run_warns_of_what_it_skips(where_, damaged, tmp_path):
-    class Told(jaffe.train.Reporter):
-        def __init__(self):
-            self.said: list[str] = []
-
-        def warned(self, text: str) -> None:
-            self.said.append(text)
-
-    net = MEMORY + """
-layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 10 } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
-    told = Told()
-    settings = dict(net=net, data=damaged, base_lr=0.0, lr_policy="fixed", max_iter=8)
-    jaffe.Solver(**settings, skip_damaged=True, reporter=told).run()
-    assert [text.partition("(key ")[2][:8] for text in sorted(told.said) if "(key" in text] == ["00000003", "00000004"]
-    assert len(told.said) == 3
-    assert all(text.startswith("skipped: ") for text in told.said)
-    with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
-        jaffe.Solver(**settings).run()
-
-
-def test_runs_go_on_with_the_next_image(tmp_path, pictures):
-    """From every iteration of a small set on, to the weights of the run that was never stopped."""
-    net = DATA.format(source=pictures[0], batch=2, more="", transform="crop_size: 5 mirror: true scale: 0.01") + """
-layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" inner_product_param { num_output: 5
-        weight_filler { type: "xavier" } } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
-    settings = dict(net=net, base_lr=0.01, momentum=0.9, lr_policy="fixed", max_iter=6, random_seed=2, snapshot_keep=10)
-    whole = jaffe.Solver(**settings, snapshot=1, snapshot_prefix=str(tmp_path / "whole"))
-    whole.run()
-    for iteration in range(1, 6):
-        other = jaffe.Solver(**settings, snapshot_prefix=str(tmp_path / f"from_{iteration}"),
-                             snapshot_after_train=False, workers=iteration % 2)
-        other.run(tmp_path / "whole_snapshots" / f"iter_{iteration}")
-        assert jax.tree.all(jax.tree.map(np.array_equal, other.variables, whole.variables))
-
-
-# What an audit found.
-
-
 def test_tops_of_a_layer_with_data_of_its_own_go_by_place(tmp_path):
     """A database of label images, read into a top that is called label."""
     name = write_lmdb(tmp_path / "db", [raw(3)] * 4).removeprefix("lmdb:")
@@ -437,84 +211,3 @@ def test_tops_of_a_layer_with_data_of_its_own_go_by_place(tmp_path):
     with pytest.raises(JaffeError, match=r"layer 'd' \(<text>:1\): the files have no data set 'labels'; they have"):
         make("""layer { name: "d" type: "HDF5Data" top: "data" top: "labels"
             hdf5_data_param { source: "list.txt" batch_size: 2 } }""", base=tmp_path)
-
-
-def test_crops_do_not_depend_on_groups_or_shards(streamed, pictures):
-    text = DATA.format(source=pictures[0], batch=2, more="", transform="crop_size: 5")
-    alone = [batch["data"] for batch in batches(make(text), 12)]
-    grouped = [one for batch in batches_of_two(make(text)) for one in batch]
-    assert all(np.array_equal(a, b) for a, b in zip(alone, grouped, strict=True))
-    # Shard i of 2 takes places i, i + 2, ...: of the whole stream every second image, cropped as there.
-    whole = np.concatenate(alone)
-    for number in range(2):
-        found = np.concatenate([batch["data"] for batch in batches(make(text, shard=(number, 2)), 6)])
-        np.testing.assert_array_equal(found, whole[number::2])
-
-
-def batches_of_two(one: Feed) -> list[np.ndarray]:
-    text = one.batches(0, 2)
-    found = [np.stack([np.asarray(one.fetch(one.resident, jax.tree.map(lambda x, i=i: x[i], batch), jax.random.key(0))
-                                  ["data"]) for i in range(2)]) for batch in itertools.islice(text, 6)]
-    text.close()
-    return found
-
-
-def test_a_first_record_that_is_damaged(tmp_path):
-    name = write_lmdb(tmp_path / "db", [b"\x0a\xff", raw(1)])
-    assert labels(make(MEMORY, data=name, skip_damaged=True), 1) == [[1, 1, 1]]
-
-
-def test_batches_before_damage_come_first(streamed, damaged):
-    one = make(MEMORY.replace("include { phase: TRAIN }", ""), "TEST", data=damaged)
-    stream = one.batches()
-    assert np.asarray(next(stream)[0]["label"]).tolist() == [0, 1, 2]
-    with pytest.raises(JaffeError, match=r"record 3 \(key 00000003\)"):
-        next(stream)
-
-
-def test_whatever_a_source_raises(streamed):
-    class Lying:
-        def __len__(self) -> int:
-            return 5
-
-        def __getitem__(self, index: int):
-            return {"data": np.zeros((1, 2, 3), np.uint8), "label": np.array(index)}
-
-        def gather(self, indices):
-            raise ZeroDivisionError
-
-    assert sorted(itertools.chain(*labels(make(MEMORY, data=Lying()), 5))) == sorted([*range(5)] * 3)
-
-
-ORPHANS = """
-import sys, time
-import numpy as np
-from jaffe.netdef import NetState, resolve
-from jaffe.train.data import Feed, stream
-
-class Records:
-    def __len__(self):
-        return 40
-
-    def __getitem__(self, index):
-        return {"data": np.zeros((1, 2, 3), np.uint8), "label": np.array(index)}
-
-if __name__ == "__main__":
-    stream.RESIDENT_BYTES = 0
-    batches = Feed(resolve(sys.argv[1], NetState("TRAIN")), Records(), workers=2).batches()
-    next(batches)
-    print("reading", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_processes_end_with_the_one_that_is_killed(tmp_path):
-    (tmp_path / "reads.py").write_text(ORPHANS)
-    process = subprocess.Popen([sys.executable, str(tmp_path / "reads.py"), MEMORY], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "reading\n"
-    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in
-               " ".join(one.cmdline())]
-    assert len(workers) == 2
-    process.kill()
-    process.communicate()
-    assert not psutil.wait_procs(workers, timeout=10)[1]

@@ -24,6 +24,7 @@ from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import Datum
 from jaffe.train.data.dataset import Record
 from jaffe.train.data.datum import decode_datum
+from jaffe.train.data.lmdb_pages import check_pages
 
 
 class Database(ABC):
@@ -59,6 +60,8 @@ class Database(ABC):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # what ends a for loop
         try:
             return decode_datum(self.datum(index), self.color)
         except (ValueError, DecodeError) as error:
@@ -148,24 +151,16 @@ class LmdbSource(Database):
         file = self.path / "data.mdb" if self.path.is_dir() else self.path
         if not file.is_file():
             raise JaffeError(f"LMDB {self.path} cannot be read: expected a file data.mdb; found none")
+        check_pages(file)
         identity = (file.stat().st_dev, file.stat().st_ino)
         try:
             with _OPENING:
                 self._environment = _ENVIRONMENTS.get(identity) or _Environment(self.path)
                 _ENVIRONMENTS[identity] = self._environment
-            self._check_size(file)
             with self._environment.env.begin() as transaction:
                 self.keys = list(transaction.cursor().iternext(values=False))
-        except lmdb.Error as error:
+        except (lmdb.Error, UnicodeError) as error:  # UnicodeError: a path that is not UTF-8
             raise JaffeError(f"LMDB {self.path} cannot be read: {error}") from None
-
-    def _check_size(self, file: Path) -> None:
-        """Raises JaffeError for a file that is cut off: reading on would end the process."""
-        env = self._environment.env
-        pages, size = env.info()["last_pgno"] + 1, env.stat()["psize"]
-        found = file.stat().st_size
-        if found < pages * size:
-            raise JaffeError(f"LMDB {self.path} is cut off: expected {pages * size:,} bytes; found {found:,}")
 
     def values(self, indices: Sequence[int]) -> list[bytes]:
         with self._environment.env.begin() as transaction:
