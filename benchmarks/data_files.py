@@ -35,7 +35,7 @@ class Source:
 SOURCES = {
     "mnist": Source("LMDB, 1 x 28 x 28", "lmdb:{}/mnist", 64),
     "cifar": Source("LMDB, 3 x 32 x 32", "lmdb:{}/cifar", 100),
-    "raw": Source("LMDB, 3 x 256 x 256, cropped to 227", "lmdb:{}/raw", 50, crop=227),
+    "raw": Source("LMDB, 3 x 256 x 256", "lmdb:{}/raw", 50, crop=227),
     "encoded": Source("LMDB of JPEG, 256 x 256, cropped to 227", "lmdb:{}/encoded", 50, crop=227),
     "files": Source("JPEG files, 256 x 256, cropped to 227", "images:{}/list.txt", 50, crop=227, shuffle=True),
     "hdf5": Source("HDF5, 3 x 64 x 64 floats", "hdf5:{}/contiguous.h5", 50, shuffle=True),

@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from benchmarks.table import markdown, replaced
+from benchmarks.table import replaced
 from jaffe.netdef import JaffeError, NetState, resolve
 from jaffe.netdef.jaffe_pb2 import Datum
 from jaffe.train.data import Feed, open_dataset
@@ -262,9 +262,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             message, goes_on = said(damage, Path(folder))
             text = " ".join(message.replace(f"{folder}/", "").split()).replace("|", "\\|").replace("<", "&lt;")
-            rows.append([damage.title, f"`{text}`", "yes" if goes_on else "no"])
-    table = markdown(["damage", "what is said", "goes on with `--skip-damaged`"], rows)
-    PAGE.write_text(replaced(PAGE.read_text(), "damage", f"{table}\n"))
+            rows.append(f"| {damage.title} | `{text}` | {'yes' if goes_on else 'no'} |\n")
+    table = "| damage | what is said | goes on with `--skip-damaged` |\n|---|---|---|\n" + "".join(rows)
+    PAGE.write_text(replaced(PAGE.read_text(), "damage", table))
 
 
 if __name__ == "__main__":

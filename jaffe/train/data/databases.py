@@ -220,14 +220,14 @@ class RecordsSource(Database):
         try:
             self._source = ArrayRecordDataSource([str(file) for file in files])
         except Exception as error:  # the library has no type of its own
-            raise JaffeError(f"array_record {self.path} cannot be read: {error}") from None
+            raise JaffeError(f"array_record {self.path} cannot be read: {str(error) or 'it is damaged'}") from None
         self.keys = _Numbers(len(self._source))
 
     def values(self, indices: Sequence[int]) -> list[bytes]:
         try:
             return list(self._source.__getitems__(list(indices)))
         except Exception as error:  # the library has no type of its own
-            raise JaffeError(f"array_record {self.path} cannot be read: {error}") from None
+            raise JaffeError(f"array_record {self.path} cannot be read: {str(error) or 'it is damaged'}") from None
 
 
 class _Numbers(Sequence):
