@@ -122,7 +122,12 @@ class ImageData(_Stored):
 
 @built_in("WindowData")
 class WindowData(_Stored):
-    """Windows of images, and labels. In a compiled net its tops are inputs."""
+    """Windows of images, and labels: background ones first, then ``fg_fraction`` of foreground, drawn with replacement.
+
+    In a compiled net its tops are inputs; ``jaffe.Solver`` reads the window file. ``crop_size``, ``mirror`` and the
+    mean are those of ``transform_param``, ``scale`` is its own. ``cache_images`` only saved reading, and is ignored.
+    Source: Caffe 1.0, ``window_data_layer.cpp``.
+    """
 
     tops = (2, 2)
     transformed = False  # windows come cropped, with their mean subtracted: what is outside of an image is 0
@@ -130,7 +135,10 @@ class WindowData(_Stored):
 
 @built_in("HDF5Data")
 class HDF5Data(_Stored):
-    """Datasets of HDF5 files, named as the tops. In a compiled net its tops are inputs."""
+    """Datasets of HDF5 files, named as the tops, of any shape. In a compiled net its tops are inputs.
+
+    ``source`` is a text file with the files' paths. ``transform_param`` is refused, as in Caffe.
+    """
 
     def declared(self) -> list[Shape | None]:
         super().declared()
