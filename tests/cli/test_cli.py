@@ -12,7 +12,7 @@ import pytest
 from jaffe.netdef import read_weights
 
 COMMANDS = ["train", "test", "plot", "summary", "time", "upgrade", "deploy", "convert", "diff", "compare", "export",
-            "devices"]
+            "features", "devices", "data"]
 COMMAND = [sys.executable, "-c", "from jaffe.cli import main; main()"]
 
 
