@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
-import sys
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -270,9 +270,16 @@ def _by_name(sources: Sequence[Source], name: str, first: Mapping[str, np.ndarra
 
 
 def _end_with_parent(number: int, count: int) -> None:
-    """Have Linux end this process when the one that reads from it is gone, killed perhaps: it would wait for ever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Have this process end when the one that reads from it is gone, killed perhaps: it would wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    # Not Linux's PR_SET_PDEATHSIG: that is for the thread that began this process, which grain may end.
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _parse_flags() -> None:
