@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import pickle
@@ -146,6 +147,26 @@ def test_colour_of_encoded_records(tmp_path):
     # The decoder's own grey, which rounds otherwise.
     off = records.with_color(False)[0]["data"][0] - cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY).astype(int)
     assert np.abs(off).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["leveldb", "lmdb"])
+def test_another_colour_does_not_open_a_database_anew(tmp_path, monkeypatch, kind):
+    """To open a LevelDB is to pass over it. Its links stay while the other one is there."""
+    image = Datum(data=encoded(picture(4, 5)), encoded=True).SerializeToString()
+    if kind == "lmdb":
+        write_lmdb(tmp_path / "db", [image] * 3)
+    else:
+        plyvel = pytest.importorskip("plyvel", reason="plyvel, which writes LevelDBs, has no wheel for this Python")
+        with plyvel.DB(str(tmp_path / "db"), create_if_missing=True) as db:
+            for i in range(3):
+                db.put(b"%d" % i, image)
+    records = open_dataset(f"{kind}:{tmp_path / 'db'}").records
+    monkeypatch.setattr(type(records), "_open", None)
+    grey = records.with_color(False)
+    assert (records.color, grey.color) == (None, False)
+    del records
+    gc.collect()
+    assert [grey[i]["data"].shape for i in range(3)] == [(1, 4, 5)] * 3
 
 
 def test_array_record(tmp_path):

@@ -76,8 +76,10 @@ class Database(ABC):
         return self.keys[index].decode("utf-8", "backslashreplace")
 
     def with_color(self, color: bool) -> Database:
-        """The database with encoded images decoded to three channels, or to one."""
-        return type(self)(self.path, color)
+        """The database with encoded images decoded to three channels, or to one. It is not opened anew."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, color=color, _opened=self)  # whose files stay as long as it is there
+        return other
 
     @property
     def ragged(self) -> bool:

@@ -91,7 +91,7 @@ class Hdf5Source:
         try:
             if stop - start <= 2 * len(rows):  # one read of a stretch is many times as fast as of single rows
                 values = array[start:stop][rows - start]
-            else:  # and these four times as fast as a selection of rows
+            else:  # and these as a selection of rows
                 values = np.stack([array[int(row)] for row in rows])
         except (OSError, KeyError, ValueError) as error:
             raise JaffeError(f"{self.paths[file]}: data set {name!r} cannot be read: {error}") from None

@@ -39,7 +39,7 @@ def check_pages(file: Path) -> None:
     """Checks a ``data.mdb``, so that LMDB can read its records without ending the process.
 
     Looks once at each page of the tree, and at the header of each value that has pages of its own, up to 100,000 of
-    these: to fetch one from a disk takes 0.15 ms, and LMDB itself does not go by them.
+    these: each is a page to fetch from the disk, and LMDB itself does not go by them.
 
     Raises:
         JaffeError: a page is damaged or cut off; the file cannot be opened, or is none of LMDB 0.9; or it holds named
