@@ -8,22 +8,29 @@ import typer
 
 from jaffe.cli.cache import use_cache
 from jaffe.cli.data import Force, progress, say
-from jaffe.cli.options import Data, Device, Model, PythonModules, SkipDamaged, use_device
+from jaffe.cli.options import (
+    Data,
+    Device,
+    Iterations,
+    Model,
+    PythonModules,
+    SkipDamaged,
+    Snapshot,
+    WeightsFiles,
+    use_device,
+)
 
 
 def features(
     target: Annotated[str, typer.Argument(metavar="[TARGET]", help="hdf5:PATH, npz:PATH, lmdb:PATH or records:PATH; of "
                                           "several blobs the last two hold a database each, PATH/BLOB.")] = "",
     model: Model = "",
-    weights: Annotated[str, typer.Option(help="Weights to copy by layer name; several files separated by commas.",
-                                         show_default=False)] = "",
-    snapshot: Annotated[str, typer.Option(help="A snapshot of jaffe train to take weights from.",
-                                          show_default=False)] = "",
+    weights: WeightsFiles = "",
+    snapshot: Snapshot = "",
     blobs: Annotated[str, typer.Option(help="Names of blobs, separated by commas.",
                                        show_default="what the net's HDF5Output layers name")] = "",
     data: Data = "",
-    iterations: Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")
-                          ] = "all",
+    iterations: Iterations = "all",
     force: Force = False,
     skip_damaged: SkipDamaged = False,
     device: Device = "",

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jaffe.cli.cache import use_cache
-from jaffe.cli.options import Data, Device, Model, PythonModules, SkipDamaged, read_model, use_device
+from jaffe.cli.options import (
+    Data,
+    Device,
+    Iterations,
+    Model,
+    PythonModules,
+    SkipDamaged,
+    Snapshot,
+    WeightsFiles,
+    read_model,
+    use_device,
+)
 
 if TYPE_CHECKING:
     from jaffe.train.evaluate import Evaluation
@@ -18,13 +29,10 @@ if TYPE_CHECKING:
 
 def test(
     model: Model = "",
-    weights: Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz; "
-                                         "several separated by commas.", show_default=False)] = "",
-    snapshot: Annotated[str, typer.Option(help="A snapshot of jaffe train to take weights from.",
-                                          show_default=False)] = "",
+    weights: WeightsFiles = "",
+    snapshot: Snapshot = "",
     data: Data = "",
-    iterations: Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")
-                          ] = "50",
+    iterations: Iterations = "50",
     stage: Annotated[str, typer.Option(help="Stages that the net is in, separated by commas.",
                                        show_default=False)] = "",
     level: Annotated[int | None, typer.Option(help="Level that the net is in.", show_default="the net's own")] = None,
