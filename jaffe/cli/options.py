@@ -20,8 +20,8 @@ Inputs = Annotated[list[str], typer.Option("--input", help="Shape of an input, a
 PythonModules = Annotated[list[str], typer.Option(
     "--python-module", help="A module whose code the net's Python layers may run; repeatable.", show_default=False)]
 # Of commands that run a trained net over data.
-WeightsFiles = Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz; "
-                                           "several separated by commas.", show_default=False)]
+WeightsFiles = Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or "
+                                           ".npz; several separated by commas.", show_default=False)]
 Snapshot = Annotated[str, typer.Option(help="A snapshot of jaffe train to take weights from.", show_default=False)]
 Iterations = Annotated[str, typer.Option(help="Batches to run; or all: the whole data set, each record once.")]
 Data = Annotated[str, typer.Option(help="What to read in place of the data layers' files: tfds:NAME, or a path, as "
