@@ -10,6 +10,7 @@ from jaffe.zoo.imagenet import googlenet as googlenet
 from jaffe.zoo.imagenet import mobilenet as mobilenet
 from jaffe.zoo.imagenet import resnet18 as resnet18
 from jaffe.zoo.imagenet import squeezenet as squeezenet
+from jaffe.zoo.imagenet import vgg16 as vgg16
 from jaffe.zoo.nets import autoencoder as autoencoder
 from jaffe.zoo.nets import cifar10_full as cifar10_full
 from jaffe.zoo.nets import cifar10_quick as cifar10_quick

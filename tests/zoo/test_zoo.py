@@ -18,8 +18,9 @@ from jaffe.netdef.schema import settings_fields
 
 TABLES = Path(__file__).parent / "tables"
 NETS = {name: getattr(zoo, name) for name in (
-    "lenet", "mlp", "logreg", "cifar10_quick", "cifar10_full", "autoencoder", "caffenet", "googlenet", "squeezenet",
-    "resnet18", "mobilenet", "char_lstm", "lstm_sequence_classifier", "seq2seq_addition", "lrcn", "caption",
+    "lenet", "mlp", "logreg", "cifar10_quick", "cifar10_full", "autoencoder", "caffenet", "vgg16", "googlenet",
+    "squeezenet", "resnet18", "mobilenet", "char_lstm", "lstm_sequence_classifier", "seq2seq_addition", "lrcn",
+    "caption",
 )}
 
 
@@ -63,8 +64,8 @@ def lstm(units: int, inputs: int) -> int:
 PUBLISHED = {
     "lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "caffenet": 60_965_224,
     "googlenet": 6_998_552 + (512 + 528 + 2) * 128 + 2 * (2048 + 1) * 1024 + 2 * (1024 + 1) * 1000,
-    "squeezenet": 1_235_496, "resnet18": 11_689_512, "mobilenet": 4_231_976, "autoencoder": AUTOENCODER,
-    "char_lstm": CHAR_LSTM, "lstm_sequence_classifier": lstm(64, 8) + 65 * 10,
+    "vgg16": 138_357_544, "squeezenet": 1_235_496, "resnet18": 11_689_512, "mobilenet": 4_231_976,
+    "autoencoder": AUTOENCODER, "char_lstm": CHAR_LSTM, "lstm_sequence_classifier": lstm(64, 8) + 65 * 10,
     "seq2seq_addition": 13 * 128 + 2 * lstm(128, 128) + 129 * 13,
     "lrcn": 60_965_224 - (4096 + 1) * (4096 + 1000) + lstm(256, 4096) + 257 * 101,
     "caption": 60_965_224 + 8801 * 1000 + 2 * lstm(1000, 1000) + 4 * 1000 * 1000 + 1001 * 8801,
@@ -91,6 +92,7 @@ FILES = {
     "cifar10_quick": ("models/files/cifar10_hdf5_and_binary/**/cifar10_quick.prototxt", 10, ()),
     "cifar10_full": ("prototxt/files/everpeace+caffe/**/cifar10_full.prototxt", 10, ()),
     "caffenet": ("prototxt/files/adilmoujahid*/**/caffenet_deploy_1.prototxt", 2, ()),
+    "vgg16": ("prototxt/files/Xiangyu-CAS*/Classification/VGG/VGG16.prototxt", 1000, ()),
     "googlenet": ("prototxt/files/NVIDIA*/**/ItemNetFinal/googlenet.prototxt", 1000, ()),
     "squeezenet": ("prototxt/files/DeepScale*/SqueezeNet_v1.1/deploy.prototxt", 1000, ()),
     # With a projection where the paper and torchvision have an identity; and a pool that is for images of 224x224 only.
