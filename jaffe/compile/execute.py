@@ -73,7 +73,7 @@ def execute(
                 for x, allowed in zip(bottoms, node.proto.propagate_down or [True] * len(bottoms), strict=True)
             ]
         own = None if rng is None else jax.random.fold_in(rng, words.get(node.name, word(node.name)))
-        context = Context(node, own, net.dtype, lowering or net.lowering)
+        context = Context(node, own, net.dtype, lowering or net.lowering, net.axis_name)
         with jax.named_scope(node.name.replace("/", ".")):
             tops, new = apply_in(net.precision, layer, weights(node, layer, bottoms, state), bottoms, context)
         if layer.foreign:

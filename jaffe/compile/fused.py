@@ -7,11 +7,13 @@ from itertools import accumulate
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaffe.compile.layer import Arithmetic, Array, Context, Layer, Shape, make_layer
 from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
-from jaffe.compile.layers.linear import InnerProduct
+from jaffe.compile.layers.indexing import row_index, take_rows
+from jaffe.compile.layers.linear import Embed, InnerProduct
 from jaffe.compile.lowering.layout import split
 from jaffe.compile.reroll.gather import join
 from jaffe.compile.reroll.run import Program as Program
@@ -115,9 +117,58 @@ class Stepped(Layer):
         self.program = make_program(node.plan.body)
 
 
+class Divided(Fused):
+    """A layer of which each device along an axis computes a part, for the items of all of them.
+
+    With n items on each of M devices and K features in, C out: by outputs (n, K) -> gathered (M n, K) -> (M n, C / M);
+    by inputs (M n, K / M) -> partial sums (M n, C) -> scattered (n, C). What has its features apart and should not, or
+    the other way round, is exchanged: (M n, C / M) <-> (n, C). A layer that is not divided itself only reads, or gives,
+    features apart. Their gradients are those of the sum of the losses of all devices.
+    """
+
+    def __init__(self, node: Node):
+        super().__init__(node)
+        (self.layer,) = self.parts
+        self.arithmetic = self.layer.arithmetic
+
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        return self.layer.differentiable()
+
+    def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        how, own, (x,) = self.node.plan, weights[self.node.name], bottoms
+        embeds = isinstance(self.layer, Embed)
+        if how.way == "output" or embeds:
+            x = lax.all_gather(x, how.axis, axis=0, tiled=True)
+        elif how.way == "input" and not how.apart:
+            x = lax.all_to_all(x, how.axis, how.features, 0, tiled=True)
+        if how.way == "input":
+            return [self._summed(own, x, ctx)]
+        (y,) = self.layer.apply(own, [x], ctx)
+        return [y if how.stays else lax.all_to_all(y, how.axis, 0, how.features, tiled=True)]
+
+    def _summed(self, own: Mapping[str, Array], x: Array, ctx: Context) -> Array:
+        how, bias = self.node.plan, own.get("bias")
+        if isinstance(self.layer, Embed):
+            y = _rows(own["weight"], x, how.axis)
+        else:
+            (y,) = self.layer.apply({"weight": own["weight"]}, [x], ctx)
+        y = lax.psum_scatter(y, how.axis, scatter_dimension=0, tiled=True)
+        return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - how.features - 1))
+
+
+def _rows(table: Array, index: Array, axis: str) -> Array:
+    """Of the rows of a table that is divided over an axis those that are here, else zeros; NaN for an index outside."""
+    here, whole = table.shape[0], table.shape[0] * lax.axis_size(axis)
+    row = row_index(index, whole)
+    mine = row - here * lax.axis_index(axis)
+    inside = (mine >= 0) & (mine < here)
+    found = jnp.where(inside[..., None], take_rows(table, jnp.where(inside, mine, 0)), 0)
+    return jnp.where((row == whole)[..., None], jnp.nan, found)
+
+
 _FUSED: Mapping[str, Callable[[Node], Layer]] = {
     "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed, "Join": Joined,
-    "Steps": Stepped}
+    "Steps": Stepped, "Divided": Divided}
 
 
 def make_program(nodes: Iterable[Node]) -> Program:

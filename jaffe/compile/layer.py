@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaffe.compile.lowering import Lowering
+from jaffe.compile.lowering import AxisName, Lowering
 from jaffe.compile.lowering.candidates import Pass
 from jaffe.netdef.errors import suggest
 from jaffe.netdef.graph import Node
@@ -59,12 +59,14 @@ class Context:
         node: the layer as declared, for messages.
         dtype: of the net's blobs.
         lowering: how operations are told to XLA.
+        axis_name: mapped axes over which batches are one for batch normalisation, or None.
     """
 
     node: Node
     rng: Array | None = None
     dtype: Any = jnp.float32
     lowering: Lowering = field(default_factory=Lowering)
+    axis_name: AxisName = None
 
     def key(self) -> Array:
         """The layer's random key. Raises SpecError when the caller gave none."""
@@ -183,6 +185,11 @@ class Layer:
 
     def itemwise(self, bottoms: Sequence[Shape]) -> bool:
         """Whether each item of the first axis is computed on its own, and many at once are faster than one by one."""
+        return False
+
+    def channelwise(self, axis: int) -> bool:
+        """Whether each index of this axis of its one top is computed from that index of its one bottom alone, without
+        weights."""
         return False
 
     def is_identity(self, bottoms: Sequence[Shape]) -> bool:

@@ -20,9 +20,10 @@ from jaffe.compile.fused import Program, make_program
 from jaffe.compile.infer import Inferred, Stored, infer
 from jaffe.compile.layer import Shape
 from jaffe.compile.layers.python import trust
-from jaffe.compile.lowering import Lowering
+from jaffe.compile.lowering import AxisName, Lowering
 from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.lowering.layout import laid_out
+from jaffe.compile.partition import Partition, check
 from jaffe.compile.passes import BEFORE_LOOPS, PIPELINE, Pass, PassContext, run
 from jaffe.compile.precision import precision_dtype
 from jaffe.compile.reader import read_inputs
@@ -63,6 +64,8 @@ def compile_net(
     autotune: bool = False,
     remat: str = "auto",
     memory: int | None = None,
+    axis_name: AxisName = None,
+    partition: Partition | None = None,
 ) -> CompiledNet:
     """Compile a declared net into pure functions.
 
@@ -93,6 +96,11 @@ def compile_net(
             does so if the blobs of the declared shapes, weights, their gradients and one number more a weight would
             not fit into ``memory``.
         memory: bytes; by default those of the device, of a CPU the machine's.
+        axis_name: of ``jax.pmap`` or ``jax.shard_map``, in which the net then must run, one name or several: BatchNorm
+            takes its statistics from the batches of all devices along it, as if they were one.
+        partition: layers whose weights are divided over a mapped axis; see ``jaffe.Partition``. ``loss`` and ``apply``
+            then work inside of it, on the parts of weights that a device has; ``init`` makes whole ones. Gradients are
+            those of the sum of the losses of the devices along the axis.
 
     Raises:
         SpecError: the net is wrong; the message names layer, file and line, what was expected and found.
@@ -108,8 +116,11 @@ def compile_net(
     graph = trust(graph, python_modules)
     dtype = _dtype(dtype)
     how = lowering_of(lowering, autotune)
-    return CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how,
-                       remat_of(remat, memory))
+    inferred = infer(graph, inputs, batch)
+    if partition is not None:
+        check(graph, inferred, partition)
+    return CompiledNet(graph, inferred, dtype, precision_dtype(precision, dtype), how, remat_of(remat, memory),
+                       axis_name, partition)
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -140,6 +151,8 @@ class CompiledNet:
         precision: dtype of matrix products and of what lies between them: ``dtype``, or bfloat16.
         lowering: how operations are told to XLA.
         remat: whether a training step keeps its blobs.
+        axis_name: mapped axes over which BatchNorm's batches are one, or None.
+        partition: layers whose weights are divided over a mapped axis, or None.
         pipeline: the passes that its programs go through.
     """
 
@@ -148,6 +161,7 @@ class CompiledNet:
     def __init__(
         self, graph: Graph, inferred: Inferred, dtype: np.dtype, precision: np.dtype | None = None,
         lowering: Lowering = Lowering(), remat: Remat = Remat(),  # noqa: B008  immutable
+        axis_name: AxisName = None, partition: Partition | None = None,
     ):
         self.graph = graph
         self.inferred = inferred
@@ -155,6 +169,8 @@ class CompiledNet:
         self.precision = dtype if precision is None else precision
         self.lowering = lowering
         self.remat = remat
+        self.axis_name = axis_name
+        self.partition = partition
         self.inputs = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in inferred.inputs.items()}
         self.outputs = graph.outputs
         self._programs: dict[frozenset[str], tuple[Graph, Program]] = {}
@@ -428,7 +444,7 @@ class CompiledNet:
     def context(self, keep: frozenset[str]) -> PassContext:
         """What passes may know when the values ``keep`` are wanted."""
         room = self.remat.room(self.inferred, self.dtype, self.precision)
-        return PassContext(self.inferred, keep, self._effects, self.gradients, self.lowering, room)
+        return PassContext(self.inferred, keep, self._effects, self.gradients, self.lowering, self.partition, room)
 
     @cached_property
     def gradients(self) -> Mapping[str, Gradients]:

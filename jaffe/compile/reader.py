@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaffe.compile.infer import Stored, infer
-from jaffe.compile.layer import Layer, Shape
+from jaffe.compile.layer import Layer, Shape, Weight
+from jaffe.compile.partition import local_shape
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Node
 
@@ -45,7 +46,7 @@ class WeightReader:
             array = self._find(node, stored, state)
             if stored.lr_mult == 0 and not self.net.graph.force_backward:
                 array = lax.stop_gradient(array)
-            result[stored.weight.name] = array.reshape(stored.weight.shape)
+            result[stored.weight.name] = array.reshape(self._local(node.name, stored.weight))
         return result
 
     def part(self, leaves: Iterable[Node], state: State) -> dict[str, dict[str, dict[str, jax.Array]]]:
@@ -93,9 +94,15 @@ class WeightReader:
         layer, name = stored.owner
         array = self._get(node, group, layer, name, state)
         owned = next(one.weight for one in self.net.inferred.stored[layer] if one.weight.name == name)
-        if array.shape != owned.shape:
-            raise node.error(f"{group} {layer!r} {name!r}: expected shape {owned.shape}; found {array.shape}")
+        expected = self._local(layer, owned)
+        if array.shape != expected:
+            part = "" if expected == owned.shape else f", the part of {owned.shape} that a device has"
+            raise node.error(f"{group} {layer!r} {name!r}: expected shape {expected}{part}; found {array.shape}")
         return self._cast(node, f"{group} {layer!r} {name!r}", array)
+
+    def _local(self, owner: str, weight: Weight) -> Shape:
+        """The shape of what a device has of a weight."""
+        return local_shape(self.net.partition, self.net.inferred.layers[owner], weight.name, weight.shape)
 
     def _cast(self, node: Node, what: str, array: jax.Array) -> jax.Array:
         if jnp.issubdtype(array.dtype, jnp.complexfloating):

@@ -24,7 +24,8 @@ class BatchNorm(Layer):
     mean and biased variance over every axis but the channels', m values each; and the state becomes
     ``factor = f factor + 1``, ``mean = f mean + batch mean``, ``variance = f variance + m/(m-1) batch var``,
     f = ``moving_average_fraction``. Otherwise the state is used: mean and variance divided by the factor
-    (a factor of 0 stands for mean 0 and variance 0).
+    (a factor of 0 stands for mean 0 and variance 0). The batch is that of all devices
+    along ``compile_net(axis_name=...)``.
     Source: Ioffe and Szegedy 2015; Caffe 1.0, ``batch_norm_layer.cpp``. Caffe fails on one-axis input.
     """
 
@@ -65,8 +66,9 @@ class BatchNorm(Layer):
     ) -> tuple[Sequence[Array], dict[str, Array]]:
         """By the batch's statistics, then times ``scale`` and plus ``shift``, (C), of a Scale layer."""
         shape, x = x.shape, x if x.ndim > 1 else x[:, None]
-        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, scale, shift)
-        return [y.reshape(shape)], self._updated(weights, mean, variance, x.size // x.shape[1])
+        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, scale, shift, ctx.axis_name)
+        count = x.size // x.shape[1] * (1 if ctx.axis_name is None else lax.axis_size(ctx.axis_name))
+        return [y.reshape(shape)], self._updated(weights, mean, variance, count)
 
     def is_channel_affine(self, bottoms: Sequence[Shape]) -> bool:
         return self.uses_state and len(bottoms[0]) > 1
@@ -163,12 +165,12 @@ class BN(Layer):
             scale, shift = stored["scale"], stored["shift"]
             if self.p.bn_mode == BNParameter.INFERENCE:
                 return [x * scale + shift], {}
-            return [normalise_batch(x, 1e-9, ctx.lowering, scale.reshape(-1), shift.reshape(-1))[0]], {}
+            return [normalise_batch(x, 1e-9, ctx.lowering, scale.reshape(-1), shift.reshape(-1), ctx.axis_name)[0]], {}
         if self._uses_state:
             inverse = lax.rsqrt(stored["variance"] + self.p.eps)
             return [(x - stored["mean"]) * (stored["slope"] * inverse) + stored["bias"]], {}
         slope, bias = stored["slope"].reshape(-1), stored["bias"].reshape(-1)
-        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, slope, bias)
+        y, mean, variance = normalise_batch(x, self.p.eps, ctx.lowering, slope, bias, ctx.axis_name)
         kept, new = self.p.momentum, {}
         for name, value in (("mean", mean), ("variance", variance)):
             average = kept * weights[name].reshape(-1) + (1 - kept) * lax.stop_gradient(value)

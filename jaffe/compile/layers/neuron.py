@@ -18,6 +18,9 @@ from jaffe.compile.layers.arithmetic import absolute
 class _Elementwise(Layer):
     arithmetic = "elementwise"
 
+    def channelwise(self, axis: int) -> bool:
+        return True
+
 
 class _Sums(Layer):
     """The gradient of a slope adds up many values, and rounding before a power or an exponential grows in it."""
@@ -58,6 +61,9 @@ class CReLU(_Elementwise):
 
     Shapes: (N, C, ...) -> (N, 2 C, ...) for axis 1. Source: Shang et al. 2016; forks of Caffe.
     """
+
+    def channelwise(self, axis: int) -> bool:
+        return False
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x = bottoms[0]
@@ -128,6 +134,9 @@ class Maxout(_Elementwise):
     Shapes: (N, C, ...) -> (N, C / pieces, ...) for axis 1. Two pieces are the Max-Feature-Map of Light CNN.
     Source: Goodfellow et al. 2013; Wu et al. 2018; forks of Caffe.
     """
+
+    def channelwise(self, axis: int) -> bool:
+        return False
 
     def shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         x, pieces = bottoms[0], self.p.pieces

@@ -75,6 +75,9 @@ class Pooling(Layer):
         pooled = _pool(x, geometry, self.p.pool, key, ctx.lowering)
         return [pooled] if len(self.node.tops) == 1 else [pooled, max_places(x, geometry)]
 
+    def channelwise(self, axis: int) -> bool:
+        return axis == 1 and len(self.node.tops) == 1
+
     def itemwise(self, bottoms: Sequence[Shape]) -> bool:
         return self.p.pool != PoolingParameter.STOCHASTIC
 

@@ -1,5 +1,6 @@
 """How XLA is told to compute an op: one function per candidate, and what chooses among them."""
 
+from jaffe.compile.lowering.batch_statistics import AxisName as AxisName
 from jaffe.compile.lowering.batch_statistics import normalise_batch as normalise_batch
 from jaffe.compile.lowering.channels import scale_channels as scale_channels
 from jaffe.compile.lowering.channels import shift_channels as shift_channels

@@ -1,6 +1,7 @@
 """Graph rewrites, and the lists that say in which order they run."""
 
 from jaffe.compile.passes.bypass_identity import bypass_identity
+from jaffe.compile.passes.divide import divide
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
 from jaffe.compile.passes.join_scale import join_scale
@@ -18,6 +19,7 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (  # what ONNX models are written from too
 BEFORE_LOOPS: tuple[Pass, ...] = (
     *SIMPLIFICATIONS,
     merge_equal,  # layers that compute the same
+    divide,  # layers whose weights are divided over devices
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
     join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
     merge_siblings,  # 1x1 convolutions that read one value into one
@@ -28,5 +30,6 @@ PIPELINE: tuple[Pass, ...] = (  # what JAX runs
     recompute,  # what would not fit into memory until the backward pass
 )
 
-__all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "eliminate_dead",
-           "fold_batch_norm", "join_scale", "merge_equal", "merge_siblings", "recompute", "reroll", "run"]
+__all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "divide",
+           "eliminate_dead", "fold_batch_norm", "join_scale", "merge_equal", "merge_siblings", "recompute", "reroll",
+           "run"]

@@ -26,6 +26,8 @@ def fold_batch_norm(graph: Graph, context: PassContext) -> Graph:
 
 def _is_product(node: Node, context: PassContext) -> bool:
     """Whether it has one output, whose channels are axis 1, of at least as many values as its weight."""
+    if node.type == "Divided":
+        return False
     layer, shapes = context.inferred.layers[node.name], context.inferred.shapes
     if not isinstance(layer, Convolution | InnerProduct) or layer.foreign or layer.p.axis != 1 or len(node.tops) != 1:
         return False

@@ -83,7 +83,7 @@ def _steps(graph: Graph, context: PassContext) -> list[_Step]:
     shapes = context.inferred.shapes
 
     def size(node: Node, top: str) -> int:
-        return math.prod(shapes[top]) if node.plan is None else node.plan.sizes[top]
+        return math.prod(shapes[top]) if top in shapes else node.plan.sizes[top]
 
     return [
         _Step(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaffe.compile.backward import Gradients
 from jaffe.compile.infer import Inferred
 from jaffe.compile.lowering import Lowering
+from jaffe.compile.partition import Partition
 from jaffe.netdef.graph import Graph
 
 
@@ -21,6 +22,7 @@ class PassContext:
         effects: names of nodes that do more than produce their tops: those that update state.
         gradients: those that training asks of each layer (``needed_gradients``).
         lowering: how operations are told to XLA.
+        partition: layers that are divided over devices, or None.
         room: how many values of blobs a training step may keep for its backward pass; None: any number.
     """
 
@@ -29,6 +31,7 @@ class PassContext:
     effects: frozenset[str]
     gradients: Mapping[str, Gradients]
     lowering: Lowering
+    partition: Partition | None
     room: int | None
 
 
