@@ -17,6 +17,7 @@ from jaffe.cli.devices import devices
 from jaffe.cli.diff import diff
 from jaffe.cli.export import export
 from jaffe.cli.features import features
+from jaffe.cli.plan import plan
 from jaffe.cli.plot import plot
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
@@ -44,7 +45,9 @@ def root(
         raise typer.Exit
 
 
-for command in (train, test, plot, summary, time, upgrade, deploy, convert, diff, compare, export, features, devices):
+for command in (
+    train, test, plot, summary, plan, time, upgrade, deploy, convert, diff, compare, export, features, devices,
+):
     app.command()(command)
 app.add_typer(data, name="data")
 
