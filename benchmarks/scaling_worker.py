@@ -1,4 +1,4 @@
-"""Compiles a training step for several virtual devices, and prints what a plan predicts that they send, and what they do.
+"""Compiles a training step for several virtual devices: bytes that a plan predicts, and those that the program sends.
 
     python -m benchmarks.scaling_worker caffenet 8 --model-parallel 8 --arguments '{"batch": 16}'
 

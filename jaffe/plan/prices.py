@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,18 +92,18 @@ class Prices:
 
     def sends(self, partition: Partition | None) -> list[Send]:
         """All collectives of a step, in the order of the net; behind them gradients of weights, by layer."""
-        size = partition.size if partition else 1
         found = []
-        if partition and partition.layers:
+        if partition:
             graph, inferred = self.net.graph, self.net.inferred
-            found = [Send(one.layer, one.kind, one.size * self.share, size, 1)
+            found = [Send(one.layer, one.kind, one.size * self.share, partition.size, 1)
                      for one in transfers(graph, inferred, partition, self.net.gradients)]
-        found += self._gradients(partition.layers if partition else {}, size)
-        return [one for one in found if one.members > 1]
+        return [one for one in (*found, *self.gradients(partition)) if one.members > 1]
 
-    def _gradients(self, divided: Mapping[str, Way], size: int) -> Iterator[Send]:
+    def gradients(self, partition: Partition | None) -> Iterator[Send]:
         """Weights that each device has are averaged over all, those of which it has a part over those with that part;
         the bias of a layer divided by inputs is on each device."""
+        divided: Mapping[str, Way] = partition.layers if partition else {}
+        size = partition.size if partition else 1
         itemsize = self.net.dtype.itemsize
         for layer, learned in self.learned.items():
             whole = learned
@@ -129,6 +130,11 @@ class Prices:
             all_of_it = self.machine.link_seconds(one.kind, size, one.members, one.stride)
             seconds.append(all_of_it * one.size / size)
         return seconds
+
+    @cached_property
+    def most_readers(self) -> int:
+        """Layers that read the value that most read."""
+        return max(Counter(value for node in self.nodes.values() for value in node.bottoms).values(), default=1)
 
     @cached_property
     def undivided(self) -> float:

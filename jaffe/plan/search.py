@@ -7,6 +7,7 @@ from jaffe.netdef.errors import JaffeError
 from jaffe.plan.prices import AXIS, Prices
 
 WINDOW = 2
+_Key = tuple[tuple[Way | None, ...], frozenset[int]]
 
 
 def best(prices: Prices, size: int, *, divide: bool = False) -> tuple[float, Partition | None]:
@@ -32,29 +33,38 @@ def best(prices: Prices, size: int, *, divide: bool = False) -> tuple[float, Par
     if not divide:
         candidates = {name: worth for name, found in candidates.items()
                       if (worth := tuple(way for way in found if _may_pay(prices, size, name, way, nothing)))}
-    # By: whether any layer is divided, whether all are (of which the latencies of gradients depend), the last choices.
-    kept: dict[tuple[object, ...], tuple[float, dict[str, Way]]] = {(False, True): (nothing, {})}
+    # By the last choices, and the groups that average gradients so far, for which layers share latencies.
+    kept: dict[_Key, tuple[float, dict[str, Way]]] = {((), frozenset()): (nothing, {})}
+    decided: set[str] = set()
     for name, found in candidates.items():
-        better: dict[tuple[object, ...], tuple[float, dict[str, Way]]] = {}
-        for (some, every, *last), (seconds, layers) in kept.items():
+        decided.add(name)
+        better: dict[_Key, tuple[float, dict[str, Way]]] = {}
+        for (last, _), (seconds, layers) in kept.items():
             for way in (None, *found):
-                key = (some or way is not None, every and way is not None, *[*last, way][-WINDOW:])
                 chosen = layers if way is None else {**layers, name: way}
-                price = seconds if way is None else prices.total(Partition(AXIS, size, chosen))
+                partition = Partition(AXIS, size, chosen)
+                groups = frozenset(one.members for one in prices.gradients(partition) if one.layer in decided)
+                key = ((*last, way)[-WINDOW:], groups)
+                price = seconds if way is None else prices.total(partition)
                 if key not in better or price < better[key][0]:
                     better[key] = (price, chosen)
         kept = better
-    seconds, layers = min((value for key, value in kept.items() if key[0] or not divide), key=lambda value: value[0])
+    seconds, layers = min((one for one in kept.values() if one[1] or not divide), key=lambda one: one[0])
     return seconds, Partition(AXIS, size, layers) if layers else None
 
 
 def _may_pay(prices: Prices, size: int, name: str, way: Way, nothing: float) -> bool:
-    """Whether a layer divided so can be worth it next to any others: what its neighbours may spare it are exchanges
-    (a gather before it, or a scatter behind it, it has in any case), and latencies that it shares with them."""
+    """Whether a layer divided so can be worth it next to any others.
+
+    A gather before it, or a scatter behind it, it has in any case. What neighbours may spare it are exchanges, and
+    latencies that it shares with them; what it may spare its neighbours are exchanges of the same values: one, where it
+    reads what another gives, and one for each reader of what it gives.
+    """
     partition = Partition(AXIS, size, {name: way})
     sends = prices.sends(partition)
-    spared = sum(second for one, second in zip(sends, prices.seconds_of(sends), strict=True)
-                 if one.kind == "all-to-all")
+    exchanges = sum(second for one, second in zip(sends, prices.seconds_of(sends), strict=True)
+                    if one.kind == "all-to-all")
+    spared = (1 + (prices.most_readers if way == "output" else 1)) * exchanges
     spared += sum(prices.machine.link_seconds("all-reduce", 0, members) for members in
                   (prices.devices, prices.devices // size))
     return prices.total(partition) - spared < nothing
