@@ -141,6 +141,7 @@ def join(
         with _kept_apart(timeout):
             jax.distributed.initialize(**where, initialization_timeout=2 * timeout + 60)
         _membership = _watched()
+        barrier("join")  # so that none ends before all would know
     except BaseException as error:
         _undo()
         problem = _in_words(error)

@@ -34,13 +34,13 @@ def keep_alive(connection: Any) -> None:
 class Keeper:
     """Knows the processes that are there, those that said goodbye, and the first that ended without: the cause."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, processes: int) -> None:
         self.token = token
         self.cause = ""
         self.left: set[int] = set()
         self.present: dict[int, asyncio.StreamWriter] = {}
-        self.alone = asyncio.Event()
-        self.alone.set()
+        self.awaited = set(range(processes))  # those whose end is still to come, here already or not
+        self.done = asyncio.Event()
 
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One process, from its first word to its end."""
@@ -51,7 +51,6 @@ class Keeper:
         keep_alive(writer.get_extra_info("socket"))
         number, who = hello["process"], f"process {hello['process']} (host {hello['host']}, pid {hello['pid']})"
         self.present[number] = writer
-        self.alone.clear()
         if self.cause:
             _tell(writer, {"cause": self.cause})
         words = await _said(reader)
@@ -67,8 +66,9 @@ class Keeper:
             pass
         writer.close()
         del self.present[number]
-        if not self.present:
-            self.alone.set()
+        self.awaited.discard(number)
+        if not self.awaited:
+            self.done.set()
 
     def ended(self, cause: str, number: int) -> None:
         """A process ended before its time: the others are to know, once."""
@@ -119,7 +119,7 @@ async def main() -> None:
     parent = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(parent), sys.stdin)
     task = json.loads(await parent.readline())
-    keeper = Keeper(task["token"])
+    keeper = Keeper(task["token"], task["processes"])
     listening = _listening()
     try:
         service = await asyncio.to_thread(_serve, task)
@@ -129,12 +129,12 @@ async def main() -> None:
     await asyncio.start_server(keeper.attend, sock=listening)
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
     await parent.read()
-    if keeper.present and 0 not in keeper.left:
+    if 0 not in keeper.left:
         await asyncio.sleep(DOUBT)  # its own connection may say more
         keeper.ended("process 0 ended", 0)
     try:
         async with asyncio.timeout(GRACE):
-            await keeper.alone.wait()
+            await keeper.done.wait()
     except TimeoutError:
         pass
     del service
