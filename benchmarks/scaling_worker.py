@@ -41,6 +41,9 @@ def compiled_step(spec: Any, devices: int, partition: Any) -> str:
         gradients, (_, state) = jax.grad(lambda p: net.loss({"params": p, "state": state}, inputs, key),
                                          has_aux=True)(params)
         gradients = jax.tree_util.tree_map_with_path(average, gradients)
+        carried = {layer: {weight.name for weight in own} for layer, own in net.inferred.carried.items()}
+        state = {layer: {name: x if name in carried[layer] else lax.pmean(x, axes) for name, x in group.items()}
+                 for layer, group in state.items()}
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), state
 
     each = P(axes)  # its own on every device, along the first axis

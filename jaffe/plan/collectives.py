@@ -21,6 +21,8 @@ _BODY = re.compile(r"\bbody=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})?\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:[^()]|\([^()]*\))*\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'([^']*)'(?::\(\d+\)(\d+))?")  # one of a mesh, or a part of it: 'x', 'x':(1)2
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,13 @@ def _bytes(name: str, dtype: str, sizes: str) -> int:
 
 
 def _members(name: str, rest: str, devices: int) -> int:
+    """Devices of a group: listed, ``{{0,1},{2,3}}``; counted, ``[2,2]<=[4]``; or axes of a mesh,
+    ``mesh['x'=2,'y'=2] {'y'}``."""
     if iota := _IOTA.search(rest):
         return int(iota[2])
+    if mesh := _MESH.search(rest):
+        sizes = dict(re.findall(r"'([^']*)'=(\d+)", mesh[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in _AXIS.findall(mesh[2]))
     if listed := _LISTED.search(rest):
         groups = re.findall(r"\{([\d, ]*)\}", listed[1] or "")
         counts = {len(group.split(",")) for group in groups}

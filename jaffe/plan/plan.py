@@ -24,7 +24,7 @@ class LayerPlan:
     Attributes:
         params: trained values that it owns, undivided.
         flops: of both passes.
-        data_parallel: bytes that a device sends for the gradients of its weights, undivided.
+        data_parallel: bytes that a device sends for the gradients of its weights, undivided, and for its state.
         divided: bytes that it sends if this layer alone is divided over ``Plan.considered`` devices, in the faster way:
             for its blobs, and for the gradients of its part of the weights. None where it has no weights or cannot be.
         way: as which the plan divides it.

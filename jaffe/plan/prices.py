@@ -24,9 +24,10 @@ class Send:
     """A collective of a step.
 
     Attributes:
-        layer: which asks for it; of gradients one of those that are sent together.
+        layer: which asks for it.
         size: bytes of the buffer, as ``bytes_sent`` has it.
         members, stride: devices of a group, and how far they stand apart.
+        gradient: whether it is averaged together with others of the same groups: gradients, and state.
     """
 
     layer: str
@@ -100,8 +101,8 @@ class Prices:
         return [one for one in (*found, *self.gradients(partition)) if one.members > 1]
 
     def gradients(self, partition: Partition | None) -> Iterator[Send]:
-        """Weights that each device has are averaged over all, those of which it has a part over those with that part;
-        the bias of a layer divided by inputs is on each device."""
+        """What is averaged. Weights that each device has over all, those of which it has a part over those with that
+        part; the bias of a layer divided by inputs is on each device. And state, such as BatchNorm's statistics."""
         divided: Mapping[str, Way] = partition.layers if partition else {}
         size = partition.size if partition else 1
         itemsize = self.net.dtype.itemsize
@@ -114,6 +115,7 @@ class Prices:
                 whole -= parts
                 if parts:
                     yield Send(layer, "all-reduce", itemsize * parts / size, self.devices // size, size, gradient=True)
+            whole += self.costs[layer].state
             if whole:
                 yield Send(layer, "all-reduce", itemsize * whole, self.devices, 1, gradient=True)
 
