@@ -16,14 +16,14 @@ import jaffe
 from tests.conftest import ROOT
 
 # Arrows point one way: each stage may import those before it.
-STAGES = ("netdef", "compile", "parity", "train", "pycaffe", "plan", "zoo", "cli")
+STAGES = ("netdef", "compile", "parity", "plan", "train", "pycaffe", "zoo", "cli")
 ALLOWED = {
     "netdef": {"netdef"},
     "compile": {"netdef", "compile"},
     "parity": {"netdef", "compile", "parity"},
-    "train": {"netdef", "compile", "train"},
-    "pycaffe": {"netdef", "compile", "train", "pycaffe"},
     "plan": {"netdef", "compile", "plan"},
+    "train": {"netdef", "compile", "plan", "train"},
+    "pycaffe": {"netdef", "compile", "train", "pycaffe"},
     "zoo": {"netdef", "zoo"},
     "cli": {"netdef", "compile", "parity", "train", "plan", "zoo", "cli"},
 }

@@ -111,7 +111,9 @@ def _times(computations: dict[str, list[tuple[str, str, str, str]]]) -> dict[str
     """How often each computation runs. Those called stand before their callers in the text, the entry last."""
     times = {"": 1}
     for computation in reversed(computations):
-        for _, _, _, rest in computations[computation]:
+        for _, opcode, _, rest in computations[computation]:
+            if opcode in ("async-update", "async-done"):  # of what async-start began
+                continue
             for called, count in _calls(rest):
                 times[called] = times.get(called, 0) + count * times.get(computation, 0)
     return times

@@ -95,6 +95,14 @@ def test_loops_and_calls():
         ("all-reduce", 8 * 3, 8 * 3 * 16), ("all-gather", 8, 8 * 8)]
 
 
+def test_what_runs_aside_counts_once():
+    before = "%aside (p: f32[8]) -> f32[4] {\n  ROOT %r = f32[4] reduce-scatter(%p), replica_groups={{0,1}}\n}\n\n"
+    text = program("%s = ((f32[8]), f32[4], s32[]) async-start(%p), calls=%aside",
+                   "%u = ((f32[8]), f32[4], s32[]) async-update(%s), calls=%aside",
+                   "%d = f32[4] async-done(%u), calls=%aside", before=before)
+    assert [(one.size, one.times) for one in collectives(text)] == [(32, 1)]
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("module {}", "begins with HloModule; found 'module {}'"),
     ("HloModule f\n", "found one without an ENTRY computation"),
