@@ -119,6 +119,14 @@ def test_strong_scaling_shares_the_batch():
     assert shared[-1].size == whole[-1].size  # of gradients
 
 
+def test_strong_scaling_is_weak_scaling_of_a_part():
+    whole, part = (compile_net(zoo.caffenet(batch=batch), phase="TRAIN") for batch in (256, 32))
+    strong, weak = plan(whole, 8, scaling="strong"), plan(part, 8)
+    assert strong.partition == weak.partition
+    assert strong.sent == pytest.approx(weak.sent)
+    assert strong.seconds == pytest.approx(weak.seconds, rel=1e-3)  # where a count is rounded
+
+
 def test_bfloat16_is_faster():
     net = [compile_net(zoo.caffenet(), phase="TRAIN", precision=precision) for precision in ("float32", "bfloat16")]
     single, half = (plan(one, 1).seconds for one in net)
