@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from jaffe.cli import app
 from tests.conftest import ROOT
 from tests.train.test_processes import MPIRUN, TIMEOUT, free_port
 
@@ -157,3 +159,14 @@ def test_kubernetes_counts():
     *_, job = yaml.safe_load_all((CLUSTER / "kubernetes.yaml").read_text())
     assert job["spec"]["completions"] == job["spec"]["parallelism"]
     assert job["spec"]["backoffLimit"] == 5 * job["spec"]["parallelism"]
+
+
+def test_options():
+    """What the files say of ``jaffe train`` is what it takes."""
+    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+    commands = [command for path in CLUSTER.iterdir()
+                for command in re.findall(r"jaffe train(.*?)(?:`|$)", path.read_text(), re.MULTILINE)]
+    named = {option for command in commands for option in re.findall(r"--[a-z-]+", command)}
+    named |= {"--snapshot", "--output", "--process"}  # named elsewhere in them
+    assert named >= {"--distributed", "--coordinator", "--processes", "--solver"}
+    assert named <= set(re.findall(r"--[a-z-]+", shown))
