@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaffe.compile import CompiledNet as CompiledNet
     from jaffe.compile import Context as Context
     from jaffe.compile import Layer as Layer
+    from jaffe.compile import Partition as Partition
     from jaffe.compile import PythonLayer as PythonLayer
     from jaffe.compile import Weight as Weight
     from jaffe.compile import compile_net as compile_net
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jaffe.pycaffe import Classifier as Classifier
     from jaffe.pycaffe import FeatureExtractor as FeatureExtractor
     from jaffe.pycaffe import Net as Net
+    from jaffe.train import Parallel as Parallel
     from jaffe.train import Solver as Solver
 
 __version__ = "0.1.0"
@@ -42,13 +44,13 @@ _heap.keep()
 
 _HOME = {
     "compile": (
-        "CompiledNet", "Context", "Layer", "PythonLayer", "Weight", "compile_net", "load_weights", "register_layer",
-        "save_weights", "weights_report",
+        "CompiledNet", "Context", "Layer", "Partition", "PythonLayer", "Weight", "compile_net", "load_weights",
+        "register_layer", "save_weights", "weights_report",
     ),
     "netdef": ("Graph", "JaffeError", "L", "NetSpec", "P", "SpecError", "cells", "unroll"),
     "parity": ("Comparison", "compare"),
     "pycaffe": ("Classifier", "FeatureExtractor", "Net"),
-    "train": ("Solver",),
+    "train": ("Parallel", "Solver"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 

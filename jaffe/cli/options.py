@@ -38,14 +38,31 @@ def use_device(name: str) -> None:
     import jax
 
     if "," in name or name == "all":
-        raise JaffeError(f"--device {name}: this command uses one device; examples/train_multi_gpu.py uses several")
+        raise JaffeError(f"--device {name}: this command uses one device; jaffe train uses several")
+    jax.config.update("jax_default_device", _device(name))
+
+
+def _device(name: str) -> Any:
+    """A JAX device by its name: cpu, gpu:1, or a GPU's number. Raises JaffeError when it is not there."""
+    import jax
+
     platform, _, number = (f"gpu:{name}" if name.isdigit() else name).partition(":")
     try:
-        by_number = dict(enumerate(jax.devices(platform)))
-        jax.config.update("jax_default_device", by_number[int(number or 0)])
+        return dict(enumerate(jax.devices(platform)))[int(number or 0)]
     except (RuntimeError, ValueError, KeyError):
         there = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
         raise JaffeError(f"--device {name} is not there; found {there}") from None
+
+
+def chosen_devices(name: str, count: int | None) -> Any:
+    """What ``--device`` and ``--devices`` of a command that uses several say: as ``jaffe.Parallel`` has it, or None
+    where they name one at most, which becomes JAX's default. Raises JaffeError when they are not there."""
+    if name == "all" or (count is None and "," in name):
+        return "all" if name == "all" and count is None else [_device(one) for one in name.split(",")]
+    if count is not None and name:
+        raise JaffeError(f"--devices {count} excludes --device {name}; use one")
+    use_device(name)
+    return count
 
 
 def parse_shapes(inputs: list[str], option: str = "--input") -> dict[str, tuple[int, ...]]:

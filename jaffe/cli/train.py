@@ -7,17 +7,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jaffe.cli.cache import use_cache
-from jaffe.cli.options import Data, Device, PythonModules, SkipDamaged, parse_settings, use_device
+from jaffe.cli.options import Data, PythonModules, SkipDamaged, chosen_devices, parse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaffe.train import Solver
+    from jaffe.train import Parallel, Solver
 
 DEFAULT_RECIPE = "lenet"
 
@@ -46,40 +46,76 @@ def train(
     workers: Annotated[int, typer.Option(min=0, help="Processes that read and decode data that do not stay on the "
                                          "device. 0: threads, enough but for data sources in Python.")] = 0,
     skip_damaged: SkipDamaged = False,
-    device: Device = "",
+    device: Annotated[str, typer.Option("--device", "--gpu", help="cpu, gpu:1, a GPU's number, several separated by "
+                                        "commas, or all.", show_default="JAX's default")] = "",
+    devices: Annotated[int | None, typer.Option(min=1, help="Train on the first so many devices.",
+                                                show_default=False)] = None,
+    parallel: Annotated[str, typer.Option(help="How a step runs on several devices: pmap, or jit of a mesh; the "
+                                          "numbers are the same.", show_default="pmap where it can")] = "",
+    scaling: Annotated[str, typer.Option(help="weak: each device takes the net's batch, as in Caffe; strong: they "
+                                         "divide it.")] = "weak",
+    model_parallel: Annotated[int, typer.Option(min=1, help="So many devices share the weights of large layers: those "
+                                                "with divide in the net, or as jaffe plan recommends.")] = 1,
+    zero: Annotated[bool, typer.Option("--zero", help="Divide what the solver keeps (momentum) among the devices.")
+                    ] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="This is one of several processes, as SLURM, "
+                                              "mpirun or Kubernetes start them: examples/cluster.")] = False,
+    coordinator: Annotated[str, typer.Option(help="HOST:PORT of process 0, where no such cluster says it.",
+                                             show_default=False)] = "",
+    processes: Annotated[int | None, typer.Option(min=1, help="How many processes there are.",
+                                                  show_default=False)] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Number of this one, from 0.", show_default=False)] = None,
     python_modules: PythonModules = [],  # noqa: B006
 ) -> None:
     """Train a net. Without options: LeNet on handwritten digits."""
     from jaffe.compile.lowering import onednn
     from jaffe.netdef.errors import JaffeError
     from jaffe.netdef.solverstate import is_solver_state
+    from jaffe.train import Parallel
+    from jaffe.train.processes import join, leave
 
     if solver and recipe:
         raise JaffeError("--solver excludes --recipe; use one")
     if weights and snapshot and not is_solver_state(snapshot):
         raise JaffeError("--weights begins a run and --snapshot goes on with one; use one")
-    use_device(device)
-    if not onednn.available():  # XLA cannot store programs that call it
-        use_cache()
-    run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log, tensorboard,
-        python_modules, workers, skip_damaged)
+    if not distributed and (coordinator or processes is not None or process is not None):
+        raise JaffeError("--coordinator, --processes and --process go with --distributed")
+    if distributed:
+        join(coordinator, processes, process)
+    try:
+        chosen = chosen_devices(device, devices)
+        spread = None
+        if distributed or chosen is not None:
+            how: dict[str, Any] = {"by": parallel or None, "scaling": scaling}  # Devices checks them
+            spread = Parallel(chosen or "all", model_parallel=model_parallel, zero=zero, **how)
+        elif parallel or scaling != "weak" or model_parallel > 1 or zero:
+            raise JaffeError("--parallel, --scaling, --model-parallel and --zero are for several devices; expected "
+                             "--devices N or --device all")
+        if not onednn.available():  # XLA cannot store programs that call it
+            use_cache()
+        run(solver, recipe, model, data, test_data, weights, snapshot, iterations, output, settings, caffe_log,
+            tensorboard, python_modules, workers, skip_damaged, spread)
+    except BaseException as error:
+        leave(error)
+        raise
+    leave()
 
 
 def run(
     solver: str, recipe: str, model: str, data: str, test_data: str, weights: str, snapshot: str,
     iterations: int | None, output: str, set_options: Sequence[str], caffe_log: str, tensorboard: str,
-    python_modules: Sequence[str], workers: int, skip_damaged: bool,
+    python_modules: Sequence[str], workers: int, skip_damaged: bool, parallel: Parallel | None,
 ) -> None:
     """Build the solver from the options, run it, and say what came of it."""
     import time
-    from typing import Any
 
     from rich.console import Console
 
     from jaffe.train import CaffeLogReporter, ConsoleReporter, Reporter, Reporters, Solver, TensorBoardReporter
+    from jaffe.train.processes import advise, first
     from jaffe.zoo import recipe as find_recipe
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first())
     settings: dict[str, Any] = parse_settings(set_options)
     if iterations:
         settings["max_iter"] = iterations
@@ -93,14 +129,22 @@ def run(
     elif output:
         settings["snapshot_prefix"] = output
     by_phase = {"train": data or default_data, "test": test_data or data or default_data}
-    reporters: list[Reporter] = [ConsoleReporter(console)]
-    reporters += [CaffeLogReporter(Path(caffe_log))] if caffe_log else []
-    reporters += [TensorBoardReporter(Path(tensorboard))] if tensorboard else []
+    reporters: list[Reporter] = []
+    if first():  # of several processes
+        reporters += [ConsoleReporter(console)]
+        reporters += [CaffeLogReporter(Path(caffe_log))] if caffe_log else []
+        reporters += [TensorBoardReporter(Path(tensorboard))] if tensorboard else []
     job = Solver(
         spec, net=model or None, data={split: source for split, source in by_phase.items() if source} or None,
         weights="" if snapshot else weights or None, reporter=Reporters(*reporters),
-        python_modules=python_modules, workers=workers, skip_damaged=skip_damaged, **settings,
+        python_modules=python_modules, workers=workers, skip_damaged=skip_damaged, parallel=parallel, **settings,
     )
+    if job.snapshots is not None:
+        folder = job.snapshots.directory
+        advise(lambda: f"Its last snapshot: start again with --snapshot {shlex.quote(str(folder))}; fewer processes "
+                       "will do" if folder.is_dir() else "It had saved no snapshot yet")
+    if job.devices is not None:
+        console.print(str(job.devices))
     console.print(f"net {job.net.name}: {job.net.cost().params:,} parameters; seed {job.seed}")
     if job.loaded is not None:
         console.print(f"weights: {job.loaded}")
@@ -108,7 +152,8 @@ def run(
     job.run(snapshot or None, weights or None if snapshot else None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
               "data": data, "test-data": test_data, "output": output, "caffe-log": caffe_log,
-              "tensorboard": tensorboard, "workers": str(workers or "")}
+              "tensorboard": tensorboard, "workers": str(workers or "")} | ({} if parallel is None else {
+              "devices": str(job.devices.count if job.devices else 1)})
     options = [*chosen.items(), *(("set", one) for one in set_options),
                *(("python-module", module) for module in python_modules)]
     how = " ".join([*(f"--{option} {shlex.quote(value)}" for option, value in options if value),

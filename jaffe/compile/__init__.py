@@ -8,6 +8,7 @@ from jaffe.compile.layer import register_layer as register_layer
 from jaffe.compile.layer import temporary_layers as temporary_layers
 from jaffe.compile.net import CompiledNet as CompiledNet
 from jaffe.compile.net import compile_net as compile_net
+from jaffe.compile.partition import Partition as Partition
 from jaffe.compile.pycaffe import PythonLayer as PythonLayer
 from jaffe.compile.tracing import Trace as Trace
 from jaffe.compile.tracing import trace as trace

@@ -116,11 +116,9 @@ def compile_net(
     graph = trust(graph, python_modules)
     dtype = _dtype(dtype)
     how = lowering_of(lowering, autotune)
-    inferred = infer(graph, inputs, batch)
-    if partition is not None:
-        check(graph, inferred, partition)
-    return CompiledNet(graph, inferred, dtype, precision_dtype(precision, dtype), how, remat_of(remat, memory),
-                       axis_name, partition)
+    net = CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how,
+                      remat_of(remat, memory))
+    return net.mapped(axis_name, partition)
 
 
 def _dtype(dtype: Any) -> np.dtype:
@@ -187,6 +185,13 @@ class CompiledNet:
     def __repr__(self) -> str:
         fed = ", ".join(f"{name} {value.shape}" for name, value in self.inputs.items())
         return f"CompiledNet({self.name or 'unnamed'}, {self.phase}, {fed} -> {', '.join(self.outputs)})"
+
+    def mapped(self, axis_name: AxisName = None, partition: Partition | None = None) -> CompiledNet:
+        """The same net for other mapped axes, or for none: see ``compile_net``."""
+        if partition is not None:
+            check(self.graph, self.inferred, partition)
+        return CompiledNet(self.graph, self.inferred, self.dtype, self.precision, self.lowering, self.remat, axis_name,
+                           partition)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh variables: each weight filled as declared, or as the declaration itself stores it (``blobs``).

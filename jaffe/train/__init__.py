@@ -6,6 +6,8 @@ from jaffe.train.console import ConsoleReporter as ConsoleReporter
 from jaffe.train.data import Dataset as Dataset
 from jaffe.train.data import Feed as Feed
 from jaffe.train.data import open_dataset as open_dataset
+from jaffe.train.devices import Devices as Devices
+from jaffe.train.devices import Parallel as Parallel
 from jaffe.train.evaluate import Evaluation as Evaluation
 from jaffe.train.optimizer import make_optimizer as make_optimizer
 from jaffe.train.report import Reporter as Reporter

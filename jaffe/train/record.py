@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaffe.netdef.errors import JaffeError
+from jaffe.train.processes import barrier, first
 from jaffe.train.report import Metrics, make_room
 from jaffe.train.snapshots import Snapshots
 
@@ -27,7 +28,7 @@ class Record:
     def __init__(self, prefix: Path | None, keep: int, tell: Callable[[Path], None]):
         self.prefix = prefix
         self._tell = tell
-        self.metrics = Metrics(self.path("metrics.jsonl"))
+        self.metrics = Metrics(self.path("metrics.jsonl") if first() else None)
         self.snapshots = Snapshots(path, keep) if (path := self.path("snapshots")) else None
         self.saved: int | None = None
         self._began = False
@@ -52,13 +53,19 @@ class Record:
         if self._began or self.prefix is None:
             return
         try:
-            if self._goes_on is not None and self.snapshots:
-                self.snapshots.put_aside(*self._goes_on)
-            else:
-                make_room(self.files, self.prefix.parent)
+            if first():
+                self._make_room()
         except OSError as error:
             raise JaffeError(f"nothing can be written under {self.prefix}: {error.strerror}") from None
+        barrier("begin")  # before the others look
         self._began = True
+
+    def _make_room(self) -> None:
+        assert self.prefix is not None
+        if self._goes_on is not None and self.snapshots:
+            self.snapshots.put_aside(*self._goes_on)
+        else:
+            make_room(self.files, self.prefix.parent)
 
     def go_on(self, snapshot: Path, iteration: int, rows: Sequence[dict[str, Any]], best: int | None) -> None:
         """The run goes on from a snapshot, its own or another's.

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from jaffe.netdef.atomic import free_names
 from jaffe.netdef.errors import JaffeError
+from jaffe.train.processes import barrier, first
 
 _STEP = re.compile(r"iter_(\d+)")
 _WHOLE = re.compile(r"iter_(\d+)(|\.new|\.old)")  # ".new" and ".old" are whole too; see Snapshots
@@ -31,7 +32,7 @@ class Snapshots:
     They are written by a thread, while training goes on. orbax writes under a temporary name and renames what is
     complete to ``iter_100.new``; that is renamed to ``iter_100``, after an older one of the same iteration has become
     ``iter_100.old``. So a process that dies at any moment, or a disk that is full, leaves whole snapshots only, and
-    never fewer than there were.
+    never fewer than there were. Several processes write one together, each its parts, and wait for it.
 
     Args:
         directory: made when the first one is saved.
@@ -58,13 +59,18 @@ class Snapshots:
         self.written()
         path = self.directory / f"iter_{iteration}"
         about = {**about, "shapes": _shapes(state)}
-        self._writing = self._writer.submit(self._write, path, jax.tree.map(jnp.copy, state), about, best)
+        if jax.process_count() > 1:  # orbax has them wait for each other on the devices, between two steps
+            self._writing = Future()
+            self._writing.set_result(self._write(path, state, about, best))
+        else:
+            self._writing = self._writer.submit(self._write, path, jax.tree.map(jnp.copy, state), about, best)
         return path
 
     def mark_best(self, iteration: int) -> None:
         """Let ``best`` point to this iteration's snapshot, which is there."""
         self.written()
-        self._reporting(self.directory / f"iter_{iteration}", self._link)
+        if first():
+            self._reporting(self.directory / f"iter_{iteration}", self._link)
 
     def written(self, *, wait: bool = True) -> Path | None:
         """The snapshot that was being written, once; ``None`` if there was none, or it is not ready.
@@ -108,19 +114,23 @@ class Snapshots:
     def _write(self, path: Path, state: Any, about: dict[str, Any], best: bool) -> Path:
         def write(path: Path) -> None:
             new, old = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.old")
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._settle_leftovers()
+            if first():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._settle_leftovers()
+            barrier("snapshot")
             with _checkpointer() as checkpointer:
                 checkpointer.save(new.absolute(), args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about),
                 ))
-            if path.exists():
-                path.rename(old)
-            new.rename(path)
-            if best:
-                self._link(path)
-            self._remove(old)
-            self._forget(path)
+            if first():
+                if path.exists():
+                    path.rename(old)
+                new.rename(path)
+                if best:
+                    self._link(path)
+                self._remove(old)
+                self._forget(path)
+            barrier("snapshot written")
 
         self._reporting(path, write)
         return path

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from jaffe.train.compilation import watch_compilation
 from jaffe.train.config import Recipe, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.dataset import Data
+from jaffe.train.devices import Parallel, make_devices
 from jaffe.train.examine import Examiner
 from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe
 from jaffe.train.optimizer import make_optimizer, wrap_optimizer
+from jaffe.train.processes import broadcast, first
 from jaffe.train.record import Record
 from jaffe.train.report import Reporter, row_name
 from jaffe.train.schedules import learning_rate
@@ -72,6 +75,8 @@ class Solver:
             of this process, as for tests.
         skip_damaged: whether the next record takes the place of one that cannot be read, with a warning; else it is an
             error.
+        parallel: how the run is spread over several devices, of all processes: ``jaffe.Parallel(devices=4)``. By
+            default it uses one. Tests use one in any case.
         settings: fields of ``SolverParameter``: ``base_lr=0.01``, ``test_iter=[10]``, ... A setting replaces
             what the solver file says.
 
@@ -106,17 +111,19 @@ class Solver:
         python_modules: Sequence[str] = (),
         workers: int = 0,
         skip_damaged: bool = False,
+        parallel: Parallel | None = None,
         **settings: Any,
     ):
         if isinstance(solver, Recipe):
             data = solver.data if data is None else data
             solver = solver.solver_proto()
         self.config = read_config(solver, net, settings, own_optimizer=optimizer is not None)
-        self.reporter = reporter or Reporter()
+        self.reporter = reporter if reporter is not None and first() else Reporter()
         proto = self.proto = self.config.proto
-        self.seed = proto.random_seed if proto.random_seed >= 0 else secrets.randbits(31)
+        self.seed = proto.random_seed if proto.random_seed >= 0 else broadcast(secrets.randbits(31))
+        self.devices = make_devices(parallel)
         self.net, self.feed, self.tests = build_nets(
-            self.config, data, self.seed, dtype, python_modules, workers, skip_damaged)
+            self.config, data, self.seed, dtype, python_modules, workers, skip_damaged, self.devices)
         self._told: set[str] = set()  # what was said of damaged records
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
@@ -128,15 +135,17 @@ class Solver:
         self._iteration = 0
         self.record = Record(self.config.prefix, proto.snapshot_keep, lambda path: self.reporter.saved(path))
         self.metrics, self.snapshots = self.record.metrics, self.record.snapshots
-        self.state = self._fresh(self.net.init(jax.random.key(self.seed)))
+        init = self.net.init if self.devices is None else partial(self.devices.init, self.net)
+        self.state = self._fresh(init(jax.random.key(self.seed)))
         self.loaded: WeightsReport | None = None
         named = _files(proto.weights if weights is None else weights)
         if named:
             self.load_weights([find(file, self.config.directory) for file in named])
-        step = make_train_step(self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
-        self._step = jax.jit(step, donate_argnums=0)
+        how = (self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
+        self._step = (jax.jit(make_train_step(*how), donate_argnums=0) if self.devices is None
+                      else self.devices.train_step(*how, sequences=self.feed.sequences))
         self._compiled = False
-        self._examiner = Examiner(self.net, self.feed, proto.iter_size)
+        self._examiner = Examiner(self.net, self.feed, proto.iter_size, self.devices)
         self._batches: Iterator[Any] | None = None
         self._window: deque[float] = deque(maxlen=proto.average_loss)
         self._tested: int | None = None  # iteration of the last test of this state
@@ -152,7 +161,7 @@ class Solver:
     @property
     def variables(self) -> dict[str, Any]:
         """The training net's variables as they are now; copies, which later steps leave alone."""
-        return jax.tree.map(jnp.copy, self.state.variables)
+        return jax.tree.map(jnp.copy, self._whole(self.state).variables)
 
     def load_weights(self, source: Source | Sequence[Source]) -> WeightsReport:
         """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum.
@@ -201,7 +210,7 @@ class Solver:
             raise
         finally:
             self.reporter.stop(self.ended)
-        if (path := self.record.path("curves.png")) and self.metrics.rows:
+        if (path := self.record.path("curves.png")) and self.metrics.rows and first():
             draw_curves(self.metrics.rows, path, self.net.name)
 
     def _run(self, signals: Signals) -> None:
@@ -219,8 +228,12 @@ class Solver:
         if stopped:
             raise stopped
         if self.tests and self._iteration % self.proto.test_interval == 0 and not self.ended:
-            self._test_and_judge(signals.check)
+            self._test_and_judge(self._poll(signals))
             self.record.flush()
+
+    def _poll(self, signals: Signals) -> Callable[[], None] | None:
+        """What ends a test in the middle; of several processes none does so alone."""
+        return signals.check if jax.process_count() == 1 else None
 
     @contextmanager
     def _watching(self) -> Iterator[Signals]:
@@ -256,19 +269,23 @@ class Solver:
         pending: deque[tuple[int, dict[str, Any]]] = deque()
         clock = Clock(self.feed.images * proto.iter_size)
 
-        def settle(most: int) -> None:
-            """Take in losses until at most so many steps are under way. Only these can wait for the device."""
-            while len(pending) > most:
-                iteration, metrics = pending.popleft()
-                losses.append(self._settled(iteration, metrics, clock))
-
         with self._watching() as signals:
+            agreed = signals if jax.process_count() == 1 else Signals()  # what all processes are asked for
+
+            def settle(most: int) -> None:
+                """Take in losses until at most so many steps are under way. Only these can wait for the device."""
+                while len(pending) > most:
+                    iteration, metrics = pending.popleft()
+                    if self.devices is not None:
+                        metrics = self.devices.heard(metrics, agreed)
+                    losses.append(self._settled(iteration, metrics, clock))
+
             for _ in range(iterations):
                 i = self._iteration
                 if self.tests and i % proto.test_interval == 0 and (i > 0 or proto.test_initialization):
                     settle(0)
                     with clock.paused():
-                        self.ended = self._test_and_judge(signals.check)
+                        self.ended = self._test_and_judge(self._poll(signals))
                     if self.ended:
                         break
                 batch = next(self._batches)
@@ -278,23 +295,26 @@ class Solver:
                     with clock.paused():
                         for lines in self._examiner.debug_info(self.state, batch):
                             self.reporter.debugged(lines)
+                if self.devices is not None:
+                    batch = (batch, self.devices.ask(signals))
                 self.state, metrics = self._begin_update(batch)
-                pending.append((i, metrics if shown else {name: metrics[name] for name in ("loss", "finite")}))
+                kept = metrics if shown else {name: x for name, x in metrics.items() if name != "outputs"}
+                pending.append((i, kept))
                 self._iteration += 1
                 settle(IN_FLIGHT)
                 self.reporter.advanced(self._iteration)
-                if signals.save or (proto.snapshot and self._iteration % proto.snapshot == 0):
+                if agreed.save or (proto.snapshot and self._iteration % proto.snapshot == 0):
                     settle(0)
-                    signals.save = False
+                    agreed.save = False
                     if self.snapshots:
                         self._save()
                     else:
                         self.reporter.warned("no snapshot: expected snapshot_prefix; found none")
                 self.record.flush(wait=False)
-                if signals.stop:
+                if agreed.stop:
                     break
             settle(0)
-            signals.check()
+            agreed.check()
         return np.array(losses, np.float32)
 
     def _tell_damaged(self) -> None:
@@ -338,7 +358,9 @@ class Solver:
         """What to say of a loss or update that is not finite. The state is, since then, that before the iteration."""
         self._iteration = iteration
         self._batches = None
-        self.state = replace(self._fresh(self.state.variables, iteration), key=self.state.key, ema=self.state.ema)
+        state = self._whole(self.state)
+        fresh = begin(state.variables, self.optimizer, state.key, iteration)
+        self.state = self._placed(replace(fresh, ema=state.ema))
         size = self.proto.iter_size
         why = self._examiner.why(self.state, next(self.feed.batches(iteration * size, size)))
         self.record.flush()
@@ -356,9 +378,9 @@ class Solver:
             poll: called before each batch; what it raises ends the test.
         """
         self.record.begin()
-        results = []
+        results, tested = [], self._whole(self.state).tested
         for i, evaluation in enumerate(self.tests):
-            means = evaluation.run(self.state.tested, self.net, poll)
+            means = broadcast(evaluation.run(tested, self.net, poll))  # they decide alike in all processes
             named = {row_name(name): value for name, value in means.items()}
             self.reporter.tested(self.metrics.add({"iteration": self._iteration, "test": i, **named}))
             results.append(means)
@@ -389,7 +411,8 @@ class Solver:
 
     def _save(self, *, best: bool = False) -> Path:
         """Begin to write a snapshot, unless this iteration has one."""
-        return self.record.save(self._iteration, self.state, {
+        state = self.state if self.devices is None else self.devices.joined(self.state, self.net)
+        return self.record.save(self._iteration, state, {
             "iteration": self._iteration,
             "seed": self.seed,
             "net": self.net.name,
@@ -417,8 +440,8 @@ class Solver:
         if is_solver_state(path):
             if self.type == "optax":
                 raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
-            fresh = self._fresh(self.variables)
-            self.state = restore_caffe_state(path, self.net, self.proto, fresh, weights)
+            fresh = begin(self.variables, self.optimizer, jax.random.key(self.seed), averaged=self.proto.ema_decay > 0)
+            self.state = self._placed(restore_caffe_state(path, self.net, self.proto, fresh, weights))
             self._iteration = int(self.state.iteration)
             self._window.clear()
             self._batches = self.record.saved = self._tested = None
@@ -430,8 +453,10 @@ class Solver:
             kind = f"is a snapshot of a run with solver {about['type']}" if "type" in about else "holds weights only"
             raise JaffeError(f"{path} {kind}; this run's is {self.type}. The weights alone can be taken: jaffe convert "
                              f"{path} weights.npz --net NET, then weights (--weights)")
-        state, about = restore(path, replace(self.state, ema=self.state.params if about["ema"] else None))
-        self.state = replace(state, ema=self._average_of(state))
+        now = self.state if self.devices is None else self.devices.joined(self.state, self.net)
+        state, about = restore(path, replace(now, ema=now.params if about["ema"] else None))
+        state = replace(state, ema=self._average_of(state))
+        self.state = state if self.devices is None else self.devices.divided(state, self.net)
         self._iteration = about["iteration"]
         self.seed = self.feed.seed = about["seed"]
         for evaluation in self.tests:
@@ -450,7 +475,14 @@ class Solver:
     def _fresh(self, variables: dict[str, Any], iteration: int = 0) -> TrainState:
         """The state before an update, without momentum. Its arrays are its own: the step donates them."""
         key = jax.random.key(self.seed)
-        return begin(variables, self.optimizer, key, iteration, averaged=self.proto.ema_decay > 0)
+        return self._placed(begin(variables, self.optimizer, key, iteration, averaged=self.proto.ema_decay > 0))
+
+    def _placed(self, state: TrainState) -> TrainState:
+        return state if self.devices is None else self.devices.place(state, self.net, self.optimizer)
+
+    def _whole(self, state: TrainState) -> TrainState:
+        """The state on one device."""
+        return state if self.devices is None else self.devices.whole(self.devices.joined(state, self.net))
 
     def _average_of(self, state: TrainState) -> Any:
         """The averaged parameters of a state; where it has none, and they are wanted, they begin as the parameters."""

@@ -14,6 +14,7 @@ from jax import lax
 from jaffe.compile.net import CompiledNet
 
 Fetch = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
+Passes = Callable[[Any, Any, Any, Any, jax.Array], tuple[Any, Any, jax.Array, Any]]
 
 
 @struct.dataclass
@@ -80,7 +81,8 @@ def is_field(path: Any, value: Any) -> bool:
 
 
 def make_train_step(
-    net: CompiledNet, optimizer: optax.GradientTransformation, fetch: Fetch, iter_size: int = 1, ema_decay: float = 0.0
+    net: CompiledNet, optimizer: optax.GradientTransformation, fetch: Fetch, iter_size: int = 1, ema_decay: float = 0.0,
+    across: Callable[[Passes], Passes] | None = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """A pure function ``(state, resident, batch) -> (new state, metrics)``, ready for ``jit`` with ``state`` donated.
 
@@ -92,6 +94,7 @@ def make_train_step(
         iter_size: passes an iteration; every array of ``batch`` then has them as its first axis.
         ema_decay: of ``state.ema``: ``ema += (1 - d) (params - ema)``, d at most ``(1 + t) / (10 + t)`` so that the
             first, random weights are soon forgotten.
+        across: makes of the passes of one device those of several, whose gradients are averaged.
 
     Returns:
         The function. Its metrics are ``"loss"``, the mean over the passes; ``"outputs"``, those of the last pass;
@@ -99,32 +102,54 @@ def make_train_step(
         (``optax.inject_hyperparams``). If loss, gradient or update are not finite, the new state is the old one with
         ``finite`` false and a useless ``opt_state``.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    run = make_passes(net, fetch, iter_size)
+    run = run if across is None else across(run)
+    update = make_update(optimizer, ema_decay)
+
+    def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.iteration)
+        grads, net_state, loss, seen = run(state.params, state.net_state, resident, batch, key)
+        new, metrics = update(state, grads, net_state, loss)
+        return new, {**seen, **metrics}
+
+    return step
+
+
+def make_passes(net: CompiledNet, fetch: Fetch, iter_size: int = 1) -> Passes:
+    """The passes of an iteration: ``(params, net state, resident, batch, key) -> (sum of the gradients, net state, mean
+    of the losses, {"outputs": of the last pass})``."""
     gradient = jax.value_and_grad(lambda params, state, inputs, key: net.loss(
         {"params": params, "state": state}, inputs, key), has_aux=True)
 
     def one_pass(params: Any, net_state: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
         data_key, net_key = jax.random.split(key)
         (loss, (outputs, net_state)), grads = gradient(params, net_state, fetch(resident, batch, data_key), net_key)
-        return grads, net_state, loss, outputs
+        return grads, net_state, loss, {"outputs": outputs}
 
-    def step(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(state.key, state.iteration)
-        if iter_size == 1:
-            grads, net_state, loss, outputs = one_pass(state.params, state.net_state, resident, batch, key)
-        else:
-            def body(carry: Any, item: Any) -> Any:
-                total, net_state = carry
-                grads, net_state, loss, outputs = one_pass(state.params, net_state, resident, *item)
-                return (jax.tree.map(jnp.add, total, grads), net_state), (loss, outputs)
+    def several(params: Any, net_state: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
+        def body(carry: Any, item: Any) -> Any:
+            total, net_state = carry
+            grads, net_state, loss, seen = one_pass(params, net_state, resident, *item)
+            return (jax.tree.map(jnp.add, total, grads), net_state), (loss, seen)
 
-            zeros = jax.tree.map(jnp.zeros_like, state.params)
-            # XLA:CPU runs convolutions in loops many times slower (github.com/jax-ml/jax/issues/12868): unroll there.
-            unroll = iter_size if jax.default_backend() == "cpu" else 1
-            (grads, net_state), (losses, all_outputs) = lax.scan(
-                body, (zeros, state.net_state), (batch, jax.random.split(key, iter_size)), unroll=unroll
-            )
-            loss, outputs = losses.mean(), jax.tree.map(lambda x: x[-1], all_outputs)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        # XLA:CPU runs convolutions in loops many times slower (github.com/jax-ml/jax/issues/12868): unroll there.
+        unroll = iter_size if jax.default_backend() == "cpu" else 1
+        (grads, net_state), (losses, seen) = lax.scan(
+            body, (zeros, net_state), (batch, jax.random.split(key, iter_size)), unroll=unroll
+        )
+        return grads, net_state, losses.mean(), jax.tree.map(lambda x: x[-1], seen)
+
+    return one_pass if iter_size == 1 else several
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, ema_decay: float
+) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """``(state, gradients, new net state, loss) -> (new state, metrics)``: a step once its passes are done."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(state: TrainState, grads: Any, net_state: Any, loss: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         # Some of optax's own optimisers want to know the loss.
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
@@ -141,9 +166,9 @@ def make_train_step(
         new = TrainState(iteration, params, net_state, opt_state, state.key, finite, ema)
         found = (value for _, value in optax.tree.get_all_with_path(opt_state, "learning_rate"))
         rates = [value for value in found if isinstance(value, jax.Array)]
-        return new, {"outputs": outputs, "loss": loss, "finite": finite, **({"lr": rates[0]} if rates else {})}
+        return new, {"loss": loss, "finite": finite, **({"lr": rates[0]} if rates else {})}
 
-    return step
+    return update
 
 
 def all_finite(*trees: Any) -> jax.Array:
@@ -154,9 +179,15 @@ def all_finite(*trees: Any) -> jax.Array:
     return jnp.isfinite(sum((leaf.sum() for leaf in leaves), jnp.zeros(())))
 
 
-def passes(state: TrainState, batch: Any, iter_size: int = 1) -> list[tuple[Any, jax.Array, jax.Array]]:
-    """What each pass of the iteration after ``state`` takes: its part of the batch, the key of its data, the net's."""
+def passes(
+    state: TrainState, batch: Any, iter_size: int = 1, device: int | None = None
+) -> list[tuple[Any, jax.Array, jax.Array]]:
+    """What each pass of the iteration after ``state`` takes: its part of the batch, the key of its data, the net's.
+
+    ``device``: its number among several.
+    """
     key = jax.random.fold_in(state.key, state.iteration)
+    key = key if device is None else jax.random.fold_in(key, device)
     keys = [key] if iter_size == 1 else list(jax.random.split(key, iter_size))
     parts = [batch] if iter_size == 1 else [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(iter_size)]
     return [(part, *jax.random.split(key)) for part, key in zip(parts, keys, strict=True)]

@@ -139,7 +139,7 @@ def test_what_is_sent():
 
 
 @pytest.mark.parametrize(("layers", "message"), [
-    ({"fc9": "output"}, "a layer to divide, 'fc9', is not in the net; did you mean 'fc8'\?"),
+    ({"fc9": "output"}, r"a layer to divide, 'fc9', is not in the net; did you mean 'fc8'\?"),
     ({"relu": "output"}, "layer 'relu'.*it cannot be divided over 4 devices by its outputs; what can be are"),
 ])
 def test_what_cannot(layers, message):

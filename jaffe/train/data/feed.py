@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from jaffe.train.data.layers import own_data
 from jaffe.train.data.sources import open_dataset
 from jaffe.train.data.stream import Reader, Stream, cores
 from jaffe.train.data.transform import Transform
+from jaffe.train.devices import Devices, carry_axes
 
 AHEAD = 2  # batches that are on the way to the device while a step runs
 
@@ -47,11 +48,15 @@ class Feed:
             for WindowData.
         shard: (number, count): of ``count`` processes that share the data, this is the ``number``-th: it takes every
             ``count``-th record, as Caffe's solvers do. Together they take each record once an epoch.
+        devices: those that share the data; in place of ``shard``. Batches are theirs, (devices, ...), each a shard. Of
+            a net that carries state along axis 1 of its inputs, the sequences, all devices get the same batch, of
+            which each takes its own.
 
     Attributes:
         shapes: of the net's inputs, batch included: what ``compile_net(inputs=...)`` takes.
         resident: data sets that stay on the device, as ``fetch`` takes them.
-        images: items in a batch.
+        images: items in a batch, of all devices.
+        sequences: whether devices take their part of axis 1 of one batch.
         damaged: what is to be said of the records that were skipped so far, once each.
 
     Raises:
@@ -60,7 +65,7 @@ class Feed:
 
     def __init__(
         self, graph: Graph, data: Data | None, *, base: Path = Path(), seed: int = 0, workers: int = 0,
-        skip_damaged: bool = False, shard: tuple[int, int] = (0, 1),
+        skip_damaged: bool = False, shard: tuple[int, int] = (0, 1), devices: Devices | None = None,
     ):
         self.train = graph.phase == "TRAIN"
         self.seed = seed
@@ -78,13 +83,45 @@ class Feed:
                 self.shapes[blob] = (stream.batch, *self._item(blob, stream.first[field].shape))
         self._mixed = self._mixups()
         self.images = max((stream.batch for stream in self._streams), default=0)
+        self.sequences = False
+        self._put: Callable[[Any], Any] = jax.device_put
+        self._hold: Callable[[Any], Any] = jax.device_put
+        if devices is not None:
+            self._spread(devices, graph)
         held = []
         for stream in self._streams:
             arrays, damaged = stream.held()
             self._note(damaged)
             held.append(arrays)
         self._gathers = [arrays is not None for arrays in held]
-        self.resident = tuple(jax.device_put(arrays) for arrays in held)
+        self.resident = tuple(self._hold(arrays) for arrays in held)
+
+    def _spread(self, devices: Devices, graph: Graph) -> None:
+        """Give each device its batches, and ``shapes`` those of one device."""
+        self._put, self._hold = devices.put, devices.replicate
+        axis, _ = carry_axes(graph, self.shapes)
+        parts = devices.count if devices.strong else 1
+        if axis == 1:
+            if not devices.strong:
+                raise JaffeError(f"net {graph.name!r} carries state along axis 1 of its inputs, the sequences, whose "
+                                 "number is that of the data: devices can only divide them; expected strong scaling")
+            self.sequences, self._put = True, devices.replicate
+        else:
+            self.images *= devices.count // parts
+        for blob, shape in self.shapes.items():
+            if len(shape) <= axis or shape[axis] % parts:
+                raise JaffeError(f"input {blob!r} of shape {shape} cannot be divided among {parts} devices along axis "
+                                 f"{axis}; expected a multiple of {parts} (or weak scaling)")
+            self.shapes[blob] = (*shape[:axis], shape[axis] // parts, *shape[axis + 1 :])
+        if axis == 0:
+            if parts > 1 and devices.here < devices.count:
+                sampled = [stream.dataset.name for stream in self._streams if hasattr(stream.dataset.records, "sample")]
+                if sampled:
+                    raise JaffeError(f"{sampled[0]}: WindowData fills whole batches, which several processes cannot "
+                                     "divide; expected weak scaling")
+            shard = (devices.first // devices.here, devices.count // devices.here)
+            self._streams = [replace(stream, batch=stream.batch // parts, shard=shard, devices=devices.here)
+                             for stream in self._streams]
 
     def _join(self, sources: Sequence[Source], data: Data | None, base: Path) -> list[Stream]:
         split = "train" if self.train else "test"
@@ -203,7 +240,7 @@ class Feed:
         while True:
             while len(ready) < AHEAD and not (ready and isinstance(ready[-1], JaffeError)):
                 try:
-                    ready.append(tuple(jax.device_put(next(iterator)) for iterator in iterators))
+                    ready.append(tuple(self._put(next(iterator)) for iterator in iterators))
                 except JaffeError as error:
                     ready.append(error)
             batch = ready.popleft()

@@ -33,6 +33,8 @@ class Stream:
         shuffle: whether each epoch has an order of its own.
         shard: (number, count): of ``count`` processes that share the stream, the ``number``-th takes its every
             ``count``-th record.
+        devices: how many devices of this process take a batch each, stacked along a new first axis, as if each were a
+            process; None: one batch, without that axis.
         skip_damaged: whether the next record takes the place of one that cannot be read.
     """
 
@@ -44,11 +46,15 @@ class Stream:
     shuffle: bool
     shard: tuple[int, int] = (0, 1)
     skip_damaged: bool = False
+    devices: int | None = None
 
     def places(self, position: int, group: int, seed: int) -> np.ndarray:
-        """Places in the endless stream of records that batch ``position`` and those after it take, (group * batch)."""
+        """Places in the endless stream of records that batch ``position`` and those after it take, (group * batch), or
+        for several devices (devices * group * batch)."""
         number, count = self.shard
-        places = np.arange(position * self.batch, (position + group) * self.batch) * count + number
+        here = self.devices or 1
+        own = np.arange(position * self.batch, (position + group) * self.batch) * (count * here) + number * here
+        places = (np.arange(here)[:, None] + own).ravel()
         if self.dataset.rand_skip:
             places += int(np.random.default_rng([seed, 1]).integers(self.dataset.rand_skip))
         return places
@@ -67,8 +73,9 @@ class Stream:
         return self.grouped(chosen.astype(np.int32), group)
 
     def grouped(self, array: np.ndarray, group: int) -> np.ndarray:
-        """(group * batch, ...) as it is for one batch, else as (group, batch, ...)."""
-        return array.reshape(group, self.batch, *array.shape[1:]) if group > 1 else array
+        """A row for each place as (devices, group, batch, ...), without the axes of one device and of one batch."""
+        devices = () if self.devices is None else (self.devices,)
+        return array.reshape(*devices, *([group] if group > 1 else []), self.batch, *array.shape[1:])
 
     def read(self, position: int, group: int, seed: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Batch ``position``: its fields, stacked, and what is said of damaged records that others stand for.
