@@ -152,13 +152,26 @@ def run(
     job.run(snapshot or None, weights or None if snapshot else None)
     chosen = {"solver": solver, "recipe": "" if solver else recipe or DEFAULT_RECIPE, "model": model,
               "data": data, "test-data": test_data, "output": output, "caffe-log": caffe_log,
-              "tensorboard": tensorboard, "workers": str(workers or "")} | ({} if parallel is None else {
-              "devices": str(job.devices.count if job.devices else 1)})
+              "tensorboard": tensorboard, "workers": str(workers or ""), **_stated(parallel)}
     options = [*chosen.items(), *(("set", one) for one in set_options),
                *(("python-module", module) for module in python_modules)]
     how = " ".join([*(f"--{option} {shlex.quote(value)}" for option, value in options if value),
-                    *(["--skip-damaged"] if skip_damaged else [])])
+                    *(["--skip-damaged"] if skip_damaged else []),
+                    *(["--zero"] if parallel is not None and parallel.zero else [])])
     _tell(console, job, time.perf_counter() - began, how)
+
+
+def _stated(parallel: Parallel | None) -> dict[str, str]:
+    """The options that say how a run is spread over devices."""
+    if parallel is None:
+        return {}
+    devices: Any = parallel.devices
+    if isinstance(devices, int):
+        which = {"devices": str(devices)}
+    else:
+        which = {"device": "all" if devices == "all" else ",".join(f"{one.platform}:{one.id}" for one in devices)}
+    return {**which, "parallel": parallel.by or "", "scaling": "" if parallel.scaling == "weak" else parallel.scaling,
+            "model-parallel": "" if parallel.model_parallel == 1 else str(parallel.model_parallel)}
 
 
 def _tell(console: Console, job: Solver, seconds: float, how: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from jaffe.compile.net import CompiledNet
+from jaffe.train.carry import sequences_of
 from jaffe.train.data import Feed
-from jaffe.train.devices import Devices, sequences_of
+from jaffe.train.devices import Devices
 from jaffe.train.diagnose import debug_info, diagnose
 from jaffe.train.step import TrainState, all_finite, passes
 

@@ -12,12 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from jaffe.netdef.atomic import free_names, write_file
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.train.compilation import Compilation
 
+MOST_NUMBERS = 1000  # of one output in a row of metrics
 ROW_KEYS = ("iteration", "test", "elapsed")  # of a row of a test net; its other keys are the outputs
+
+
+def training_row(
+    iteration: int, loss: float, rate: Any, images_per_second: float | None, outputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of metrics of a training iteration; without outputs of more than ``MOST_NUMBERS`` numbers."""
+    arrays = {name: np.asarray(value) for name, value in outputs.items()}
+    return {
+        "iteration": iteration,
+        "loss": loss,
+        "lr": None if rate is None else float(rate),
+        "images_per_second": images_per_second,
+        "outputs": {name: value.item() if value.size == 1 else value.ravel().tolist()
+                    for name, value in arrays.items() if value.size <= MOST_NUMBERS},
+    }
 
 
 def row_name(output: str) -> str:

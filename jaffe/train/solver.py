@@ -36,15 +36,15 @@ from jaffe.train.nets import build_nets, describe
 from jaffe.train.optimizer import make_optimizer, wrap_optimizer
 from jaffe.train.processes import broadcast, first
 from jaffe.train.record import Record
-from jaffe.train.report import Reporter, row_name
+from jaffe.train.report import Reporter, row_name, training_row
 from jaffe.train.schedules import learning_rate
 from jaffe.train.signals import Signals, Stopped
 from jaffe.train.snapshots import read_about, restore
+from jaffe.train.spread import spread_train_step
 from jaffe.train.step import TrainState, begin, make_train_step
 
 # Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
 IN_FLIGHT = 4
-MOST_NUMBERS = 1000  # of one output in a row of metrics
 
 
 class Solver:
@@ -143,7 +143,7 @@ class Solver:
             self.load_weights([find(file, self.config.directory) for file in named])
         how = (self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = (jax.jit(make_train_step(*how), donate_argnums=0) if self.devices is None
-                      else self.devices.train_step(*how, sequences=self.feed.sequences))
+                      else spread_train_step(self.devices, *how, sequences=self.feed.sequences))
         self._compiled = False
         self._examiner = Examiner(self.net, self.feed, proto.iter_size, self.devices)
         self._batches: Iterator[Any] | None = None
@@ -342,16 +342,9 @@ class Solver:
         self._window.append(loss)
         clock.tick()
         if "outputs" in metrics:
-            outputs = {name: np.asarray(value) for name, value in metrics["outputs"].items()}
             rate = metrics["lr"] if "lr" in metrics else self.learning_rate(iteration)
-            self.reporter.trained(self.metrics.add({
-                "iteration": iteration,
-                "loss": float(np.mean(self._window)),
-                "lr": None if rate is None else float(rate),
-                "images_per_second": clock.rate(),
-                "outputs": {name: value.item() if value.size == 1 else value.ravel().tolist()
-                            for name, value in outputs.items() if value.size <= MOST_NUMBERS},
-            }))
+            self.reporter.trained(self.metrics.add(
+                training_row(iteration, float(np.mean(self._window)), rate, clock.rate(), metrics["outputs"])))
         return loss
 
     def _diverged(self, iteration: int, loss: float) -> JaffeError:

@@ -18,6 +18,7 @@ from jaffe.compile.layer import make_layer
 from jaffe.compile.layers.data import Source
 from jaffe.netdef.errors import JaffeError, suggest
 from jaffe.netdef.graph import Graph
+from jaffe.train.carry import carry_axes
 from jaffe.train.data.augment import mix
 from jaffe.train.data.balance import balance, cap_labels
 from jaffe.train.data.dataset import Data, Dataset
@@ -25,7 +26,7 @@ from jaffe.train.data.layers import own_data
 from jaffe.train.data.sources import open_dataset
 from jaffe.train.data.stream import Reader, Stream, cores
 from jaffe.train.data.transform import Transform
-from jaffe.train.devices import Devices, carry_axes
+from jaffe.train.devices import Devices
 
 AHEAD = 2  # batches that are on the way to the device while a step runs
 
