@@ -25,7 +25,8 @@ sys.path.insert(0, {str(ROOT)!r})
 from jaffe.train import processes
 processes.join()
 import jax
-print(f"{{jax.process_index()}} of {{jax.process_count()}}: {{' '.join(sys.argv[1:])}}", flush=True)
+told = f"{{jax.process_index()}} of {{jax.process_count()}}: {{' '.join(sys.argv[1:])}}\\n"
+os.write(1, told.encode())  # at once: the others write there too
 processes.barrier("here")
 if "fails" in sys.argv and not processes.first():
     os.kill(os.getpid(), 9)
