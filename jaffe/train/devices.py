@@ -89,7 +89,11 @@ class Devices:
         self.count = len(chosen)
         self.here = sum(device.process_index == jax.process_index() for device in chosen)
         self.first = jax.process_index() * self.here
+        if self.here * jax.process_count() != self.count:
+            raise JaffeError(f"every process has as many devices; found {self.here} of {self.count} in process "
+                             f"{jax.process_index()} of {jax.process_count()}")
         self.axes = (DATA,) if self.by == "pmap" else (DATA, MODEL)
+        self._gather = jax.jit(lambda x: x, out_shardings=NamedSharding(self.mesh, P()))
         self._asked: dict[tuple[bool, bool], jax.Array] = {}
 
     def __str__(self) -> str:
@@ -117,10 +121,8 @@ class Devices:
 
     def whole(self, tree: Any) -> Any:
         """Arrays of all devices on the first one of this process. Called in every process at once."""
-        gathered = jax.jit(lambda x: x, out_shardings=NamedSharding(self.mesh, P()))
-
         def one(x: jax.Array) -> jax.Array:
-            return (x if x.sharding.is_fully_replicated else gathered(x)).addressable_shards[0].data
+            return (x if x.sharding.is_fully_replicated else self._gather(x)).addressable_shards[0].data
 
         return jax.tree.map(one, tree)
 
@@ -191,6 +193,8 @@ class Devices:
 
     def _change(self, state: TrainState, net: CompiledNet, how: Callable[..., Any], spec: P) -> TrainState:
         kept, carry = apart(state.net_state, net)
+        if not carry:
+            return state
         changed = jax.jit(lambda carry: how(carry, net), out_shardings=NamedSharding(self.mesh, spec))(carry)
         return replace(state, net_state=merged(kept, changed))
 

@@ -102,6 +102,17 @@ def test_lenet_on_many_devices(by):
         assert_equal(many.variables, one.variables, 1e-13)
 
 
+@pytest.mark.parametrize("by", ["pmap", "jit"])
+@on_devices(4)
+def test_the_gradient_is_that_of_one_device(by):
+    """Not four times as large, as under ``shard_map(check_vma=True)``: a step of rate 1 moves by the gradient."""
+    settings = {**with_batch_norm(), "base_lr": 1.0, "momentum": 0.0}
+    before = jaffe.Solver(**settings, random_seed=3, max_iter=1).variables["params"]
+    moved = [jax.tree.map(lambda a, b: np.asarray(a - b), before, trained(settings, parallel, 1).variables["params"])
+             for parallel in (None, Parallel(by=by, scaling="strong"))]
+    assert_equal(moved[1], moved[0], 5e-6)  # of differences of weights, which have lost a digit
+
+
 @on_devices(4)
 def test_pmap_is_jit():
     """With random crops, mirrors and Dropout too, and a batch for each device."""
