@@ -110,9 +110,9 @@ def comparison(found: Iterable[tuple[str, int, Mapping[str, Any]]]) -> str:
         worst = max(worst, apart(one))
         rows.append([title, devices, f"{devices // one['model']} x {one['model']}",
                      number(sum(one["predicted"].values()) / 1e6), number(sum(one["compiled"].values()) / 1e6),
-                     f"{apart(one):.2%}", kinds])
+                     f"{apart(one):.3%}", kinds])
     head = ["net", "devices", "mesh", "predicted, MB", "program, MB", "most apart", "of the program, MB"]
-    return f"{markdown(head, rows)}\n\nAt most {worst:.2%} apart in any kind of collective.\n"
+    return f"{markdown(head, rows)}\n\nAt most {worst:.3%} apart in any kind of collective.\n"
 
 
 # What others measured.

@@ -15,47 +15,35 @@ from typing import Any
 
 
 def compiled_step(spec: Any, devices: int, partition: Any) -> str:
-    """The text of a compiled step: gradients, averaged as a plan has it, and SGD."""
+    """The text of the compiled step of ``jaffe train`` on a mesh, with momentum."""
     import jax
-    from jax import lax
-    from jax.sharding import AxisType, NamedSharding
+    import jax.numpy as jnp
+    import optax
+    from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
     from jaffe import compile_net
+    from jaffe.train.devices import ROWS, Devices, Parallel
+    from jaffe.train.spread import spread_train_step
+    from jaffe.train.step import begin
 
-    size = partition.size if partition else 1
-    axes = ("data", "model")
-    mesh = jax.make_mesh((devices // size, size), axes, axis_types=(AxisType.Auto,) * 2)
+    on = Devices(Parallel(devices, by="jit", model_parallel=partition.size if partition else 1))
     net = compile_net(spec, phase="TRAIN", partition=partition)
-    variables = jax.eval_shape(net.init, jax.random.key(0))
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = jax.eval_shape(lambda key: begin(net.init(key), optimizer, key), jax.random.key(0))
 
-    def weight_spec(layer: str, name: str) -> P:
-        axis = partition.weight_axis(net.inferred.layers[layer], name) if partition else None
-        return P() if axis is None else P(*[None] * axis, "model")
+    def whole(one: Any, spec: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=NamedSharding(on.mesh, spec))
 
-    def average(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
-        divided = weight_spec(path[0].key, path[1].key) != P()
-        return lax.psum(gradient, "data" if divided else axes) / devices
+    def rows(one: Any) -> jax.ShapeDtypeStruct:
+        """One of each device, stacked."""
+        return whole(jax.ShapeDtypeStruct((devices, *one.shape), one.dtype), ROWS)
 
-    def step(params: Any, state: Any, inputs: Any, key: jax.Array) -> tuple[Any, Any]:
-        gradients, (_, state) = jax.grad(lambda p: net.loss({"params": p, "state": state}, inputs, key),
-                                         has_aux=True)(params)
-        gradients = jax.tree_util.tree_map_with_path(average, gradients)
-        carried = {layer: {weight.name for weight in own} for layer, own in net.inferred.carried.items()}
-        state = {layer: {name: x if name in carried[layer] else lax.pmean(x, axes) for name, x in group.items()}
-                 for layer, group in state.items()}
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), state
-
-    each = P(axes)  # its own on every device, along the first axis
-    params = {layer: {name: weight_spec(layer, name) for name in group} for layer, group in variables["params"].items()}
-    specs = (params, each, each, P())
-    whole = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in (jax.eval_shape(lambda: jax.random.key(0)),)]
-    stacked = jax.tree.map(lambda one: jax.ShapeDtypeStruct((devices * one.shape[0], *one.shape[1:]), one.dtype),
-                           (variables["state"], dict(net.inputs)))
-    arguments = (variables["params"], *stacked, *whole)
-    run = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(params, each), check_vma=False)
-    shardings = jax.tree.map(lambda one: NamedSharding(mesh, one), specs, is_leaf=lambda one: isinstance(one, P))
-    return jax.jit(run, in_shardings=shardings).lower(*arguments).compile().as_text() or ""
+    placed = jax.tree.map(lambda x, spec: rows(x) if spec == ROWS else whole(x, spec), state,
+                          on.layout(state, net, optimizer))
+    step: Any = spread_train_step(on, net, optimizer, lambda resident, batch, key: batch)
+    batch = jax.tree.map(rows, dict(net.inputs)), rows(jax.ShapeDtypeStruct((2,), jnp.int32))
+    return step.lower(placed, None, batch).compile().as_text()
 
 
 def compared(name: str, devices: int, model: int | None, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def test_bytes_are_held_against_programs():
     missing = {"model": 2, "predicted": {"all-reduce": 1.0}, "compiled": {"all-to-all": 1.0}}
     assert [scaling.apart(one) for one in (equal, other, missing)] == [0, pytest.approx(0.04), 1]
     text = scaling.comparison([("LeNet", 4, equal), ("LeNet", 4, other)])
-    assert "| LeNet | 4 | 4 x 1 | 2.00 | 2.00 | 0.00% | all-reduce 2.00 |" in text
-    assert "| LeNet | 4 | 2 x 2 | 3.00 | 2.96 | 4.00% | all-gather 0.960, all-reduce 2.00 |" in text
-    assert text.endswith("At most 4.00% apart in any kind of collective.\n")
+    assert "| LeNet | 4 | 4 x 1 | 2.00 | 2.00 | 0.000% | all-reduce 2.00 |" in text
+    assert "| LeNet | 4 | 2 x 2 | 3.00 | 2.96 | 4.000% | all-gather 0.960, all-reduce 2.00 |" in text
+    assert text.endswith("At most 4.000% apart in any kind of collective.\n")
 
 
 def test_the_page_has_what_is_written():
