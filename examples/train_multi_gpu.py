@@ -11,7 +11,7 @@ As in Caffe, every device takes a batch of its own (weak scaling) and gradients 
 --batch. BatchNorm normalises by each device's own batch, with --sync-bn by all of them as one; its moving statistics
 are averaged. With --scaling strong --sync-bn --dropout 0 any number of devices computes the same, but for rounding.
 
-One process, its own devices. `jaffe train --devices all`, or jaffe.Solver(parallel=jaffe.Parallel()), does all this
+One process, its own devices. `jaffe train --device all`, or jaffe.Solver(parallel=jaffe.Parallel()), does all this
 for any net and solver; this script shows how, for loops of your own.
 """
 
@@ -124,7 +124,9 @@ def train(
     # Two batches are on the devices, or on their way, ahead of the one being computed.
     for i, inputs in enumerate(jax_utils.prefetch_to_device(divided, 2, devices), start + 1):
         state, loss = step(state, inputs)
-        losses.append(loss)  # still on the devices: nothing waits here
+        losses.append(loss)
+        # The host is one step ahead, not more: with many under way, XLA's CPU devices wait for each other for ever.
+        jax.block_until_ready(losses[-2:-1])
         if i % every == 0 or i == iterations:
             yield first(state), float(np.mean([first(loss) for loss in losses]))
             losses = []
