@@ -23,7 +23,7 @@ def compiled_step(spec: Any, devices: int, partition: Any) -> str:
     from jax.sharding import PartitionSpec as P
 
     from jaffe import compile_net
-    from jaffe.train.devices import ROWS, Devices, Parallel
+    from jaffe.train.devices import Devices, Parallel
     from jaffe.train.spread import spread_train_step
     from jaffe.train.step import begin
 
@@ -37,10 +37,9 @@ def compiled_step(spec: Any, devices: int, partition: Any) -> str:
 
     def rows(one: Any) -> jax.ShapeDtypeStruct:
         """One of each device, stacked."""
-        return whole(jax.ShapeDtypeStruct((devices, *one.shape), one.dtype), ROWS)
+        return whole(jax.ShapeDtypeStruct((devices, *one.shape), one.dtype), on.rows)
 
-    placed = jax.tree.map(lambda x, spec: rows(x) if spec == ROWS else whole(x, spec), state,
-                          on.layout(state, net, optimizer))
+    placed = jax.tree.map(lambda x, spec: rows(x) if spec == on.rows else whole(x, spec), state, on.layout(state, net))
     step: Any = spread_train_step(on, net, optimizer, lambda resident, batch, key: batch)
     batch = jax.tree.map(rows, dict(net.inputs)), rows(jax.ShapeDtypeStruct((2,), jnp.int32))
     return step.lower(placed, None, batch).compile().as_text()

@@ -46,6 +46,8 @@ def _device(name: str) -> Any:
     """A JAX device by its name: cpu, gpu:1, or a GPU's number. Raises JaffeError when it is not there."""
     import jax
 
+    if not name:
+        raise JaffeError("--device: expected names separated by commas, as gpu:0,gpu:1; found an empty one")
     platform, _, number = (f"gpu:{name}" if name.isdigit() else name).partition(":")
     try:
         return dict(enumerate(jax.devices(platform)))[int(number or 0)]

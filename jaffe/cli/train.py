@@ -157,16 +157,21 @@ def run(
                *(("python-module", module) for module in python_modules)]
     how = " ".join([*(f"--{option} {shlex.quote(value)}" for option, value in options if value),
                     *(["--skip-damaged"] if skip_damaged else []),
-                    *(["--zero"] if parallel is not None and parallel.zero else [])])
+                    *(["--zero"] if parallel is not None and parallel.zero else []),
+                    *(["--distributed"] if job.devices is not None and job.devices.here < job.devices.count else [])])
     _tell(console, job, time.perf_counter() - began, how)
 
 
 def _stated(parallel: Parallel | None) -> dict[str, str]:
     """The options that say how a run is spread over devices."""
+    import jax
+
     if parallel is None:
         return {}
     devices: Any = parallel.devices
-    if isinstance(devices, int):
+    if jax.process_count() > 1:  # they are all, and the launcher says the rest
+        which = {}
+    elif isinstance(devices, int):
         which = {"devices": str(devices)}
     else:
         which = {"device": "all" if devices == "all" else ",".join(f"{one.platform}:{one.id}" for one in devices)}

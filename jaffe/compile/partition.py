@@ -122,6 +122,8 @@ def check(graph: Graph, inferred: Inferred, partition: Partition) -> None:
     for name, way in partition.layers.items():
         if name not in names:
             raise JaffeError(f"a layer to divide, {name!r}, is not in the net{suggest(name, names)}")
+        if way not in ("output", "input"):
+            raise names[name].error(f'it is divided by "output" or "input"; found {way!r}')
         able = ways(names[name], inferred, partition.size)
         if way not in able:
             raise names[name].error(

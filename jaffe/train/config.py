@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -229,5 +230,7 @@ def _prefix(proto: SolverParameter, stem: Path | None) -> Path | None:
     return prefix
 
 
-
-
+def named_files(named: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Names of files, from one, several separated by commas, or a list of such."""
+    several = [named] if isinstance(named, (str, os.PathLike)) else named
+    return [file.strip() for one in several for file in os.fspath(one).split(",") if file.strip()]

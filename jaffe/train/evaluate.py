@@ -71,6 +71,10 @@ class Evaluation:
         """Variables for layers that the other net does not have."""
         return self.net.init(self.key)
 
+    def alone(self, net: CompiledNet) -> list[str]:
+        """Layers with weights that another net does not have."""
+        return [layer for layer, stored in self.net.stored.items() if stored and layer not in net.stored]
+
     def run(
         self, variables: Any, from_net: CompiledNet | None = None, poll: Callable[[], None] | None = None
     ) -> dict[str, float | list[float]]:

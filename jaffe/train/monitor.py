@@ -10,6 +10,7 @@ import numpy as np
 
 from jaffe.compile.net import CompiledNet
 from jaffe.netdef.errors import JaffeError, suggest
+from jaffe.netdef.jaffe_pb2 import SolverParameter
 from jaffe.train.report import row_name
 
 
@@ -52,6 +53,12 @@ class Monitor:
         makers = [node for node in net.graph.nodes if value in node.tops]
         is_loss = output == "total loss" or value in net.loss_tops or makers[-1].type.endswith("Loss")
         self.sign = stated or (-1 if is_loss else 1)
+
+    @classmethod
+    def of(cls, solver: SolverParameter, net: CompiledNet) -> Monitor:
+        """As a solver asks for it, of its first test net."""
+        outputs = [*net.outputs, *(["total loss"] if solver.test_compute_loss else [])]
+        return cls(solver.monitor, solver.patience, net, outputs)
 
     def standing(self, rows: Sequence[Mapping[str, Any]]) -> Standing:
         """From the rows of the metrics. The earliest of equal values is the best."""

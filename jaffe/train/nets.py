@@ -10,7 +10,7 @@ import jax
 from jaffe.compile.layers.python import trust
 from jaffe.compile.net import CompiledNet, compile_net
 from jaffe.compile.partition import Partition, Way
-from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.errors import JaffeError, SpecError
 from jaffe.netdef.jaffe_pb2 import INPUT, OUTPUT
 from jaffe.netdef.resolve import resolve
 from jaffe.netdef.rules import NetState
@@ -48,12 +48,18 @@ def build_nets(
         graph = trust(resolve(role.source, state), python_modules)
         feed = Feed(graph, own, base=role.source.directory, seed=seed, workers=0 if i else workers,
                     skip_damaged=skip_damaged, devices=None if i else devices)
-        built.append((compile_net(
-            role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=dtype,
-            # Tests are in float32: scores that are rounded to bfloat16 tie, and Accuracy counts ties as wrong.
-            precision="float32" if i else proto.precision, python_modules=python_modules,
-            remat="none" if i else proto.remat,
-        ), feed))
+        try:
+            built.append((compile_net(
+                role.source, phase=role.phase, level=role.level, stages=role.stages, inputs=feed.shapes, dtype=dtype,
+                # Tests are in float32: scores that are rounded to bfloat16 tie, and Accuracy counts ties as wrong.
+                precision="float32" if i else proto.precision, python_modules=python_modules,
+                remat="none" if i else proto.remat,
+            ), feed))
+        except SpecError as error:
+            if i or devices is None or not devices.strong:
+                raise
+            raise JaffeError(f"{error}\nthe net was compiled for one of {devices.count} parts of its batch (strong "
+                             "scaling): where the net states the batch itself, expected weak scaling") from error
     (net, feed), *tests = built
     if devices is not None:
         axis_name = devices.axes if proto.sync_bn else None
@@ -84,10 +90,13 @@ def recommended(net: CompiledNet, devices: Devices) -> Mapping[str, Way]:
     """What ``jaffe plan`` would divide."""
     from jaffe.plan import plan
 
-    found = plan(net, devices.count, model_parallel=devices.parallel.model_parallel).partition
+    try:
+        found = plan(net, devices.count, model_parallel=devices.parallel.model_parallel).partition
+    except JaffeError as error:
+        raise JaffeError(f"net {net.name!r}: {error}; or train without model_parallel") from None
     if found is None:
         raise JaffeError(f"no layer of net {net.name!r} is worth dividing; name some (divide: OUTPUT in the net), or "
-                         "train without")
+                         "train without model_parallel")
     return found.layers
 
 

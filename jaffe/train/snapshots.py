@@ -222,6 +222,16 @@ def read_about(path: Path) -> dict[str, Any]:
     return _read_about(_find(path))
 
 
+def about_run(path: Path, kind: str) -> dict[str, Any]:
+    """What was saved about a snapshot of a run with a solver of this kind. Raises JaffeError for another's."""
+    about = read_about(path)
+    if about.get("type") != kind:
+        found = f"is a snapshot of a run with solver {about['type']}" if "type" in about else "holds weights only"
+        raise JaffeError(f"{path} {found}; this run's is {kind}. The weights alone can be taken: jaffe convert "
+                         f"{path} weights.npz --net NET, then weights (--weights)")
+    return about
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     try:
         with _checkpointer() as checkpointer:

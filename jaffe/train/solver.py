@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +27,10 @@ from jaffe.netdef.text import format_text
 from jaffe.train.caffe_state import restore_caffe_state
 from jaffe.train.clock import Clock
 from jaffe.train.compilation import watch_compilation
-from jaffe.train.config import Recipe, read_config
+from jaffe.train.config import Recipe, named_files, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.dataset import Data
-from jaffe.train.devices import Parallel, make_devices
+from jaffe.train.devices import IN_FLIGHT, Parallel, make_devices
 from jaffe.train.examine import Examiner
 from jaffe.train.monitor import Monitor, Standing
 from jaffe.train.nets import build_nets, describe
@@ -39,12 +40,9 @@ from jaffe.train.record import Record
 from jaffe.train.report import Reporter, row_name, training_row
 from jaffe.train.schedules import learning_rate
 from jaffe.train.signals import Signals, Stopped
-from jaffe.train.snapshots import read_about, restore
+from jaffe.train.snapshots import about_run, restore
 from jaffe.train.spread import spread_train_step
 from jaffe.train.step import TrainState, begin, make_train_step
-
-# Steps that may be under way at once: enough to keep the device busy, few enough to bound memory.
-IN_FLIGHT = 4
 
 
 class Solver:
@@ -122,12 +120,17 @@ class Solver:
         proto = self.proto = self.config.proto
         self.seed = proto.random_seed if proto.random_seed >= 0 else broadcast(secrets.randbits(31))
         self.devices = make_devices(parallel)
-        self.net, self.feed, self.tests = build_nets(
+        self._net, self.feed, self.tests = build_nets(
             self.config, data, self.seed, dtype, python_modules, workers, skip_damaged, self.devices)
+        self.net = self._net if self.devices is None else self._net.mapped()
         self._told: set[str] = set()  # what was said of damaged records
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
-        self._monitor = self._make_monitor() if proto.monitor else None
+        divided = [node.name for node in self.net.graph.nodes if node.proto.divide]
+        if divided and self.devices is not None and self._net.partition is None:
+            self.reporter.warned(f"divide of {', '.join(divided)} is not used: expected model_parallel "
+                                 "(--model-parallel) above 1")
+        self._monitor = Monitor.of(proto, self.tests[0].net) if proto.monitor else None
         self.type = proto.type if optimizer is None else "optax"
         self.learning_rate = learning_rate(proto) if optimizer is None else lambda iteration: None
         self.optimizer = (make_optimizer(proto, self.net) if optimizer is None
@@ -135,13 +138,13 @@ class Solver:
         self._iteration = 0
         self.record = Record(self.config.prefix, proto.snapshot_keep, lambda path: self.reporter.saved(path))
         self.metrics, self.snapshots = self.record.metrics, self.record.snapshots
-        init = self.net.init if self.devices is None else partial(self.devices.init, self.net)
+        init = self.net.init if self.devices is None else partial(self.devices.init, self._net)
         self.state = self._fresh(init(jax.random.key(self.seed)))
         self.loaded: WeightsReport | None = None
-        named = _files(proto.weights if weights is None else weights)
+        named = named_files(proto.weights if weights is None else weights)
         if named:
             self.load_weights([find(file, self.config.directory) for file in named])
-        how = (self.net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
+        how = (self._net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = (jax.jit(make_train_step(*how), donate_argnums=0) if self.devices is None
                       else spread_train_step(self.devices, *how, sequences=self.feed.sequences))
         self._compiled = False
@@ -161,7 +164,7 @@ class Solver:
     @property
     def variables(self) -> dict[str, Any]:
         """The training net's variables as they are now; copies, which later steps leave alone."""
-        return jax.tree.map(jnp.copy, self._whole(self.state).variables)
+        return jax.tree.map(jnp.copy, self._whole().variables)
 
     def load_weights(self, source: Source | Sequence[Source]) -> WeightsReport:
         """Copy weights into the nets by layer name; see ``jaffe.load_weights``. Clears the momentum.
@@ -268,6 +271,7 @@ class Solver:
         losses: list[float] = []
         pending: deque[tuple[int, dict[str, Any]]] = deque()
         clock = Clock(self.feed.images * proto.iter_size)
+        in_flight = IN_FLIGHT if self.devices is None else self.devices.in_flight
 
         with self._watching() as signals:
             agreed = signals if jax.process_count() == 1 else Signals()  # what all processes are asked for
@@ -301,29 +305,36 @@ class Solver:
                 kept = metrics if shown else {name: x for name, x in metrics.items() if name != "outputs"}
                 pending.append((i, kept))
                 self._iteration += 1
-                settle(IN_FLIGHT)
+                settle(in_flight)
                 self.reporter.advanced(self._iteration)
                 if agreed.save or (proto.snapshot and self._iteration % proto.snapshot == 0):
                     settle(0)
                     agreed.save = False
-                    if self.snapshots:
-                        self._save()
-                    else:
-                        self.reporter.warned("no snapshot: expected snapshot_prefix; found none")
+                    self._save_as_asked()
                 self.record.flush(wait=False)
                 if agreed.stop:
                     break
             settle(0)
+            if agreed.save:  # heard with the last steps
+                self._save_as_asked()
             agreed.check()
         return np.array(losses, np.float32)
 
+    def _save_as_asked(self) -> None:
+        if self.snapshots:
+            self._save()
+        else:
+            self.reporter.warned("no snapshot: expected snapshot_prefix; found none")
+
     def _tell_damaged(self) -> None:
-        """Warn of records that were skipped, once each."""
+        """Warn of records that were skipped, once each; of several processes, each of its own."""
         for feed in (self.feed, *(evaluation.feed for evaluation in self.tests)):
             for message in feed.damaged:
                 if message not in self._told:
                     self._told.add(message)
                     self.reporter.warned(f"skipped: {message}")
+                    if not first():
+                        print(f"jaffe: process {jax.process_index()} skipped: {message}", file=sys.stderr)
 
     def _begin_update(self, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         """Begin an update. The first call compiles; like the others it does not wait for the update itself."""
@@ -351,9 +362,9 @@ class Solver:
         """What to say of a loss or update that is not finite. The state is, since then, that before the iteration."""
         self._iteration = iteration
         self._batches = None
-        state = self._whole(self.state)
-        fresh = begin(state.variables, self.optimizer, state.key, iteration)
-        self.state = self._placed(replace(fresh, ema=state.ema))
+        state = self.state
+        fresh = self._fresh(self._whole().variables, iteration)
+        self.state = replace(fresh, key=state.key, ema=state.ema)
         size = self.proto.iter_size
         why = self._examiner.why(self.state, next(self.feed.batches(iteration * size, size)))
         self.record.flush()
@@ -371,7 +382,7 @@ class Solver:
             poll: called before each batch; what it raises ends the test.
         """
         self.record.begin()
-        results, tested = [], self._whole(self.state).tested
+        results, tested = [], self._whole().tested
         for i, evaluation in enumerate(self.tests):
             means = broadcast(evaluation.run(tested, self.net, poll))  # they decide alike in all processes
             named = {row_name(name): value for name, value in means.items()}
@@ -404,7 +415,7 @@ class Solver:
 
     def _save(self, *, best: bool = False) -> Path:
         """Begin to write a snapshot, unless this iteration has one."""
-        state = self.state if self.devices is None else self.devices.joined(self.state, self.net)
+        state = self.state if self.devices is None else self.devices.joined(self.state, self._net)
         return self.record.save(self._iteration, state, {
             "iteration": self._iteration,
             "seed": self.seed,
@@ -412,6 +423,7 @@ class Solver:
             "type": self.type,
             "solver": format_text(self.proto),
             "ema": self.state.ema is not None,
+            "images": self.feed.images,
             "window": list(self._window),
             # What falls due at this iteration itself happens again when the run goes on.
             "rows": [row for row in self.metrics.rows if row["iteration"] < self._iteration],
@@ -434,22 +446,23 @@ class Solver:
             if self.type == "optax":
                 raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
             fresh = begin(self.variables, self.optimizer, jax.random.key(self.seed), averaged=self.proto.ema_decay > 0)
-            self.state = self._placed(restore_caffe_state(path, self.net, self.proto, fresh, weights))
+            state = restore_caffe_state(path, self.net, self.proto, fresh, weights)
+            self.state = state if self.devices is None else self.devices.place(state, self._net)
             self._iteration = int(self.state.iteration)
             self._window.clear()
             self._batches = self.record.saved = self._tested = None
             return
         if weights is not None:
             raise JaffeError(f"{path} holds weights of its own; expected none beside it; found {weights}")
-        about = read_about(path)
-        if about.get("type") != self.type:
-            kind = f"is a snapshot of a run with solver {about['type']}" if "type" in about else "holds weights only"
-            raise JaffeError(f"{path} {kind}; this run's is {self.type}. The weights alone can be taken: jaffe convert "
-                             f"{path} weights.npz --net NET, then weights (--weights)")
-        now = self.state if self.devices is None else self.devices.joined(self.state, self.net)
+        about = about_run(path, self.type)
+        now = self.state if self.devices is None else self.devices.joined(self.state, self._net)
         state, about = restore(path, replace(now, ema=now.params if about["ema"] else None))
         state = replace(state, ema=self._average_of(state))
-        self.state = state if self.devices is None else self.devices.divided(state, self.net)
+        self.state = state if self.devices is None else self.devices.divided(state, self._net)
+        if about.get("images", self.feed.images) != self.feed.images:
+            self.reporter.warned(f"an iteration takes {self.feed.images} items; those of the snapshot took "
+                                 f"{about['images']}: the data go on as after {about['iteration']} iterations "
+                                 f"of {self.feed.images}")
         self._iteration = about["iteration"]
         self.seed = self.feed.seed = about["seed"]
         for evaluation in self.tests:
@@ -460,36 +473,25 @@ class Solver:
         self.best = self._monitor.standing(about["rows"]) if self._monitor else None
         self.record.go_on(path, self._iteration, about["rows"], self.best.iteration if self.best else None)
         for i, evaluation in enumerate(self.tests):
-            own = [layer for layer, stored in evaluation.net.stored.items() if stored and layer not in self.net.stored]
-            if own:
+            if own := evaluation.alone(self.net):
                 self.reporter.warned(f"snapshots hold the training net's weights; test net {i} has layers of its own: "
                                      f"{', '.join(own)}")
 
     def _fresh(self, variables: dict[str, Any], iteration: int = 0) -> TrainState:
         """The state before an update, without momentum. Its arrays are its own: the step donates them."""
-        key = jax.random.key(self.seed)
-        return self._placed(begin(variables, self.optimizer, key, iteration, averaged=self.proto.ema_decay > 0))
+        key, averaged = jax.random.key(self.seed), self.proto.ema_decay > 0
+        if self.devices is None:
+            return begin(variables, self.optimizer, key, iteration, averaged=averaged)
+        return self.devices.begin(variables, self._net, self.optimizer, key, iteration, averaged=averaged)
 
-    def _placed(self, state: TrainState) -> TrainState:
-        return state if self.devices is None else self.devices.place(state, self.net, self.optimizer)
-
-    def _whole(self, state: TrainState) -> TrainState:
-        """The state on one device."""
-        return state if self.devices is None else self.devices.whole(self.devices.joined(state, self.net))
+    def _whole(self) -> TrainState:
+        """The state on one device; of several, without what the optimiser keeps."""
+        if self.devices is None:
+            return self.state
+        return self.devices.whole(self.devices.joined(replace(self.state, opt_state=()), self._net))
 
     def _average_of(self, state: TrainState) -> Any:
         """The averaged parameters of a state; where it has none, and they are wanted, they begin as the parameters."""
         if not self.proto.ema_decay:
             return None
         return jax.tree.map(jnp.copy, state.params) if state.ema is None else state.ema
-
-    def _make_monitor(self) -> Monitor:
-        net = self.tests[0].net
-        outputs = [*net.outputs, *(["total loss"] if self.proto.test_compute_loss else [])]
-        return Monitor(self.proto.monitor, self.proto.patience, net, outputs)
-
-
-def _files(named: Any) -> list[str]:
-    """Names of files, from one, several separated by commas, or a list of such."""
-    several = [named] if isinstance(named, (str, os.PathLike)) else named
-    return [file.strip() for one in several for file in os.fspath(one).split(",") if file.strip()]

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaffe.compile.net import CompiledNet
 from jaffe.train.carry import apart, merged, of_sequences
-from jaffe.train.devices import DATA, MODEL, ROWS, Devices
+from jaffe.train.devices import DATA, MODEL, Devices
 from jaffe.train.step import Fetch, Passes, TrainState, all_finite, make_train_step
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
@@ -44,7 +44,7 @@ def spread_train_step(
     step = make_train_step(net, optimizer, fetch, iter_size, ema_decay, across)
     if devices.by == "pmap":
         return _pmapped(step, devices, net, sequences)
-    return _jitted(step, devices, net, optimizer)
+    return _jitted(step, devices, net)
 
 
 def _averaged(run: Passes, devices: Devices, net: CompiledNet) -> Passes:
@@ -93,24 +93,24 @@ def _over_mesh(each: Passes, devices: Devices, net: CompiledNet, sequences: bool
         def layout(of: Callable[[CompiledNet, str, str], P]) -> Any:
             return {layer: {name: of(net, layer, name) for name in group} for layer, group in params.items()}
 
+        rows = devices.rows
         grads, kept, carry, loss, seen = jax.shard_map(
             inside, mesh=devices.mesh,
             check_vma=False,  # else gradients come out summed over the devices, and their mean is count times too large
-            in_specs=(layout(devices.weight_layout), P(), ROWS, P(), (P() if sequences else ROWS, ROWS), P()),
-            out_specs=(layout(devices.gradient_layout), P(), ROWS, P(), ROWS),
+            in_specs=(layout(devices.weight_layout), P(), rows, P(), (P() if sequences else rows, rows), P()),
+            out_specs=(layout(devices.gradient_layout), P(), rows, P(), rows),
         )(params, *apart(net_state, net), resident, batch, key)
         return grads, merged(kept, carry), loss, seen
 
     return passes
 
 
-def _jitted(step: Step, devices: Devices, net: CompiledNet, optimizer: optax.GradientTransformation) -> Step:
+def _jitted(step: Step, devices: Devices, net: CompiledNet) -> Step:
     """The update is of whole arrays: XLA divides it as they lie."""
 
     def run(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         new, metrics = step(state, resident, batch)
-        layout = devices.layout(new, net, optimizer)
-        placed = jax.tree.map(lambda spec: NamedSharding(devices.mesh, spec), layout)
+        placed = jax.tree.map(lambda spec: NamedSharding(devices.mesh, spec), devices.layout(new, net))
         return lax.with_sharding_constraint(new, placed), metrics
 
     return jax.jit(run, donate_argnums=0)

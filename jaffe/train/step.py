@@ -53,23 +53,25 @@ class TrainState:
 
 def begin(
     variables: dict[str, Any], optimizer: optax.GradientTransformation, key: jax.Array, iteration: int = 0,
-    *, averaged: bool = False,
+    *, averaged: bool = False, place: Callable[[Any], Any] | None = None,
 ) -> TrainState:
     """The state before an update, without momentum. The optimiser's counts are those of the iteration.
 
     Args:
         key: of the whole run.
         averaged: whether it has an average of the parameters, which begins as they are.
+        place: says of what the optimiser keeps where it is to be, as ``jax.jit`` has it.
     """
 
-    @jax.jit  # one program, not one for each shape; and several counts are an array each, to be donated
     def fresh(params: Any) -> Any:
         opt_state = optimizer.init(params)
         if any(is_field(*found) for found in optax.tree.get_all_with_path(opt_state, "count")):
             opt_state = optax.tree.set(opt_state, is_field, count=jnp.int32(iteration))
         return opt_state
 
-    opt_state = fresh(variables["params"])
+    # One program, not one for each shape; and several counts are an array each, to be donated.
+    where = None if place is None else place(jax.eval_shape(fresh, variables["params"]))
+    opt_state = jax.jit(fresh, out_shardings=where)(variables["params"])
     ema = jax.tree.map(jnp.copy, variables["params"]) if averaged else None
     return TrainState(
         jnp.int32(iteration), variables["params"], variables["state"], opt_state, key, jnp.bool_(True), ema)

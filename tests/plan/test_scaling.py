@@ -44,9 +44,7 @@ def test_the_page_has_what_is_written():
     assert float(worst) < 5
 
 
-def test_published_times_are_near():
-    """The model's milliseconds are of the right size: those of Krizhevsky's runs within a fifth."""
-    ratios = [float(line.split(" | ")[3]) for line in scaling.published().splitlines()[2:]]
-    assert len(ratios) == 5
-    assert all(0.8 < ratio < 1.2 for ratio in ratios[:4])
-    assert 0.5 < ratios[4] < 1.5
+def test_the_published_time_is_near():
+    """The model's milliseconds are of the right size."""
+    (line,) = scaling.published().splitlines()[2:]
+    assert 0.5 < float(line.strip("| ").split(" | ")[3]) < 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaffe
@@ -295,7 +296,18 @@ def test_the_original_datas_python_layers_are_run(tmp_path, monkeypatch):
     (Parallel(devices=3, scaling="strong"), r"input 'data' of shape .* cannot be divided among 3 devices"),
     (Parallel(model_parallel=3), "the devices that share weights divide the number of all, 4; found 3"),
     (Parallel(by="pmap", zero=True), "pmap is for one process, whole weights .* expected parallel \"jit\""),
-    (Parallel(by="mesh"), "parallel is \"pmap\" or \"jit\""),
+    (Parallel(by="pmapp"), r"by \(--parallel\) is 'pmap' or 'jit'; found 'pmapp'; did you mean 'pmap'\?"),
+    (Parallel(scaling="Strong"), r"scaling \(--scaling\) is 'weak' or 'strong'; found 'Strong'"),
+    (Parallel(devices=True), 'devices are "all", how many, or a list of those of jax.devices\\(\\); found True'),
+    (Parallel(devices="2"), "found '2'"),
+    (Parallel(devices=[]), r"found \[\]"),
+    (4, r"parallel is a jaffe.Parallel, such as jaffe.Parallel\(devices=4\); received 4"),
+    (Parallel(model_parallel="2"), "model_parallel is a number of devices, at least 1; found '2'"),
+    (Parallel(model_parallel=2, layers=["ip1"]), r"layers are those to divide: expected some, .* found \['ip1'\]"),
+    (Parallel(model_parallel=2, layers={}), "layers are those to divide"),
+    (Parallel(layers={"ip1": "output"}), "divided over model_parallel devices; expected more than 1; found 1"),
+    (Parallel(model_parallel=2, layers={"ip1": "outputs"}), "divided by \"output\" or \"input\"; found 'outputs'"),
+    (Parallel(zero="yes"), "zero is True or False; found 'yes'"),
     (Parallel(model_parallel=4, layers={"ip2": "output"}), "layer 'ip2' .*be divided over 4 devices by its outputs"),
     (Parallel(model_parallel=2, layers={"ip3": "output"}), "a layer to divide, 'ip3', is not in the net; did you mean"),
 ])
@@ -309,3 +321,107 @@ def test_what_does_not_fit(parallel, message):
 def test_sequences_are_divided_not_multiplied():
     with pytest.raises(jaffe.JaffeError, match=r"state along axis 1 of its inputs, the sequences.*strong"):
         jaffe.Solver(**lstm(), max_iter=1, parallel=Parallel())
+
+
+@pytest.mark.parametrize("parallel", [
+    Parallel(), Parallel(by="jit"), Parallel(zero=True), Parallel(model_parallel=2, layers={"fc6": "output"})],
+    ids=["pmap", "jit", "zero", "data x model"])
+@on_devices(4)
+def test_the_step_is_compiled_once(parallel, tmp_path):
+    compiled = []
+    settings = {**with_batch_norm(), "net": caffenet_like(8), "snapshot_prefix": str(tmp_path / "run")}
+    solver = trained(settings, parallel, 1)
+    other = jaffe.Solver(**settings, max_iter=100, random_seed=3, parallel=parallel)
+    other.restore(solver.snapshot())
+    solver.variables  # noqa: B018  what it takes is compiled now
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
+    solver.step(1)
+    solver.variables  # noqa: B018
+    solver.step(1)
+    assert compiled == []
+    other.step(2)
+    assert len(compiled) < 5, compiled  # one step, and what fetches the batch
+
+
+def masked_adam():
+    return optax.masked(optax.adam(1e-3), lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+
+
+def two_groups():
+    return optax.multi_transform(
+        {"fast": optax.sgd(0.1, momentum=0.9), "slow": optax.adam(1e-3)},
+        lambda params: {layer: dict.fromkeys(group, "slow" if layer == "fc7" else "fast")
+                        for layer, group in params.items()})
+
+
+def factored():
+    return optax.adafactor(1e-3, min_dim_size_to_factor=8)
+
+
+@pytest.mark.parametrize("optimizer", [masked_adam, two_groups, factored, optax.contrib.muon])
+@on_devices(4)
+def test_optimisers_of_the_callers_own(optimizer):
+    """Their states have masks, groups, and shapes that are not the weights'."""
+    own = optimizer(1e-3) if optimizer is optax.contrib.muon else optimizer()
+    settings = dict(data=digits(), optimizer=own)
+    one = trained({**settings, "net": caffenet_like(32)}, None, 5)
+    meshes = (Parallel(), Parallel(zero=True), Parallel(model_parallel=2, zero=True, layers={"fc6": "output",
+                                                                                              "fc7": "input"}))
+    for parallel in meshes:
+        many = trained({**settings, "net": caffenet_like(8)}, parallel, 5)
+        assert_equal(many.variables, one.variables, 1e-4)  # Adam's and muon's steps divide small by small
+
+
+@on_devices(4)
+def test_what_an_optimiser_keeps_is_never_whole():
+    """With zero: neither when it is made nor when the run is tested, whatever is gathered then."""
+    settings = {**with_batch_norm(), "net": caffenet_like(8)}
+    solver = trained(settings, Parallel(zero=True), 1)
+    momentum = {x.shape for x in jax.tree.leaves(solver.state.opt_state) if x.size >= 2**12}
+    assert (128, 72) in momentum
+    gathered = []
+    solver.devices._gather = lambda x: gathered.append(x.shape)
+    assert solver._whole().opt_state == ()
+    solver.variables  # noqa: B018
+    assert not gathered
+    shards = [x.addressable_shards[0].data.size for x in jax.tree.leaves(solver.state.opt_state) if x.size >= 2**12]
+    assert all(size * 4 in (128 * 72, 64 * 128) for size in shards)
+
+
+@on_devices(4)
+def test_the_device_that_was_named():
+    solver = trained(lenet(), Parallel(devices=[jax.devices()[2]]), 1)
+    assert {x.device for x in jax.tree.leaves(solver.state)} == {jax.devices()[2]}
+
+
+@on_devices(2)
+def test_the_net_and_its_variables_work_outside():
+    solver = trained(with_batch_norm(), Parallel(scaling="strong"), 1)
+    inputs = {name: np.zeros(x.shape, np.float32) for name, x in solver.net.inputs.items()}
+    assert np.isfinite(solver.net.loss(solver.variables, inputs)[0])
+    solver = trained({**with_batch_norm(), "net": caffenet_like(8)},
+                     Parallel(model_parallel=2, layers={"fc6": "output"}), 1)
+    inputs = {name: np.zeros(x.shape, np.float32) for name, x in solver.net.inputs.items()}
+    assert np.isfinite(solver.net.loss(solver.variables, inputs)[0])
+
+
+@on_devices(4)
+def test_warnings(tmp_path):
+    said = []
+
+    class Telling(jaffe.train.Reporter):
+        def warned(self, message):
+            said.append(message)
+
+    net = caffenet_like(8).to_proto()
+    next(one for one in net.layer if one.name == "fc6").divide = 1
+    settings = {**with_batch_norm(), "net": net, "snapshot_prefix": str(tmp_path / "run")}
+    solver = trained(settings, Parallel(), 1, reporter=Telling())
+    assert said == ["divide of fc6 is not used: expected model_parallel (--model-parallel) above 1"]
+    by_net = trained(settings, Parallel(model_parallel=2), 1, reporter=Telling())
+    assert by_net._net.partition.layers == {"fc6": "output"}
+    assert len(said) == 1
+    trained(settings, Parallel(devices=2, model_parallel=2), 0, reporter=Telling()).restore(solver.snapshot())
+    assert said[1:] == ["an iteration takes 16 items; those of the snapshot took 32: the data go on as after 1 "
+                        "iterations of 16"]

@@ -102,6 +102,8 @@ class Feed:
         self._put, self._hold = devices.put, devices.replicate
         axis, _ = carry_axes(graph, self.shapes)
         parts = devices.count if devices.strong else 1
+        if parts > 1 and not self.shapes:
+            raise JaffeError(f"net {graph.name!r} reads no data that devices could divide; expected weak scaling")
         if axis == 1:
             if not devices.strong:
                 raise JaffeError(f"net {graph.name!r} carries state along axis 1 of its inputs, the sequences, whose "
@@ -115,11 +117,11 @@ class Feed:
                                  f"{axis}; expected a multiple of {parts} (or weak scaling)")
             self.shapes[blob] = (*shape[:axis], shape[axis] // parts, *shape[axis + 1 :])
         if axis == 0:
-            if parts > 1 and devices.here < devices.count:
+            if parts > 1:
                 sampled = [stream.dataset.name for stream in self._streams if hasattr(stream.dataset.records, "sample")]
                 if sampled:
-                    raise JaffeError(f"{sampled[0]}: WindowData fills whole batches, which several processes cannot "
-                                     "divide; expected weak scaling")
+                    raise JaffeError(f"{sampled[0]}: WindowData fills whole batches, which devices cannot divide; "
+                                     "expected weak scaling")
             shard = (devices.first // devices.here, devices.count // devices.here)
             self._streams = [replace(stream, batch=stream.batch // parts, shard=shard, devices=devices.here)
                              for stream in self._streams]
