@@ -164,7 +164,7 @@ def solver_rank() -> int:
 
 
 def set_solver_count(count: int) -> None:
-    """Raises JaffeError unless it is 1: a run of jaffe uses one device."""
+    """Raises JaffeError unless it is 1: several devices are jaffe.Solver(parallel=...)'s."""
     _only("solver_count", count, 1)
 
 
@@ -184,14 +184,14 @@ def has_nccl() -> bool:
 
 
 class NCCL:
-    """Caffe's way to several GPUs. Raises JaffeError: examples/train_multi_gpu.py shows JAX's."""
+    """Caffe's way to several GPUs. Raises JaffeError: jaffe.Solver(parallel=...) is jaffe's."""
 
     def __init__(self, *arguments: Any):
-        raise JaffeError("there is no NCCL here: XLA adds gradients up itself; examples/train_multi_gpu.py shows how "
-                         "a net is trained on several GPUs")
+        raise JaffeError("there is no NCCL here: XLA adds gradients up itself; jaffe.Solver(parallel=jaffe.Parallel()) "
+                         "or jaffe train --gpu all train on several GPUs")
 
 
 def _only(name: str, value: Any, possible: Any) -> None:
     if value != possible:
-        raise JaffeError(f"{name} is {possible} here: a run uses one device; received {value!r}; "
-                         "examples/train_multi_gpu.py shows how a net is trained on several GPUs")
+        raise JaffeError(f"{name} is {possible} here; received {value!r}; jaffe.Solver(parallel=jaffe.Parallel()) or "
+                         "jaffe train --gpu all train on several GPUs")

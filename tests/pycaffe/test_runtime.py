@@ -96,7 +96,7 @@ def test_one_solver_on_one_device():
     caffe.set_solver_rank(0)
     caffe.set_multiprocess(False)
     for call in (lambda: caffe.set_solver_count(2), lambda: caffe.set_multiprocess(True)):
-        with pytest.raises(JaffeError, match=r"a run uses one device; received .*examples/train_multi_gpu.py"):
+        with pytest.raises(JaffeError, match=r"is \S+ here; received .*jaffe.Solver\(parallel="):
             call()
     with pytest.raises(JaffeError, match="there is no NCCL here"):
         caffe.NCCL(None, "")

@@ -425,3 +425,22 @@ def test_warnings(tmp_path):
     trained(settings, Parallel(devices=2, model_parallel=2), 0, reporter=Telling()).restore(solver.snapshot())
     assert said[1:] == ["an iteration takes 16 items; those of the snapshot took 32: the data go on as after 1 "
                         "iterations of 16"]
+
+
+@pytest.mark.parametrize("by", ["pmap", "jit"])
+@on_devices(4)
+def test_each_device_draws_its_own_random_numbers(by):
+    n = jaffe.NetSpec("drop")
+    n.data, n.label = L.MemoryData(ntop=2, memory_data_param=dict(batch_size=2, channels=1, height=8, width=8))
+    n.drop = L.Dropout(n.data)
+    n.fc = L.InnerProduct(n.data, num_output=10, weight_filler=dict(type="xavier"))
+    n.loss = L.SoftmaxWithLoss(n.fc, n.label)
+    ones = {"data": np.ones((16, 1, 8, 8), np.float32), "label": np.zeros(16)}
+    solver = jaffe.Solver(net=n, data=ones, base_lr=0.1, lr_policy="fixed", random_seed=3, parallel=Parallel(by=by))
+    batch = next(solver.feed.batches()), solver.devices.put(np.zeros((4, 2), bool))
+    drawn = []
+    for _ in range(2):
+        solver.state, metrics = solver._step(solver.state, solver.feed.resident, batch)
+        drawn += list(np.asarray(metrics["outputs"]["drop"]))
+    assert [one.shape for one in drawn] == [(2, 1, 8, 8)] * 8
+    assert len({one.tobytes() for one in drawn}) == 8  # of each device, at each iteration
