@@ -8,17 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaffe.train.processes import EXIT_STATUS
-from tests.conftest import ROOT
 from tests.train.test_devices import assert_equal
-from tests.train.test_processes import MPIRUN, TIMEOUT, free_port
+from tests.train.test_processes import MPIRUN, TIMEOUT, free_port, started
 
 # A run with all that matters: BatchNorm over all devices, random order, tests that decide, averaged weights, snapshots.
 PROGRAM = """
@@ -62,25 +60,9 @@ processes.leave()
 """
 
 
-@contextmanager
-def begun(folder: Path, count: int, devices: int, **options) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many processes with so many devices each; their output goes to files. None is left at the end."""
-    port, processes = str(free_port()), []
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu",
-                   "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def begun(folder: Path, count: int, devices: int, **options) -> AbstractContextManager[list[subprocess.Popen[str]]]:
     folder.mkdir(exist_ok=True)
-    try:
-        for i in range(count):
-            with open(folder / f"out{i}", "w") as out, open(folder / f"err{i}", "w") as err:
-                processes.append(subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, port, str(count), str(i), str(folder), repr(options)], cwd=ROOT,
-                    stdout=out, stderr=err, text=True, start_new_session=True, env=environment))
-        yield processes
-    finally:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    return started(PROGRAM, count, folder, str(folder), repr(options), devices=devices)
 
 
 def whole_run(folder: Path, count: int, devices: int, **options) -> dict[str, np.ndarray]:

@@ -52,16 +52,21 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(program: str, count: int, folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many processes with that program, whose output goes to files; none is left afterwards."""
+def started(
+    program: str, count: int, folder: Path, *arguments: str, devices: int = 1
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many processes with that program and so many devices each; their output goes to files. None is left
+    afterwards."""
     port = str(free_port())
     processes = []
     try:
         for i in range(count):
             with open(folder / f"out{i}", "w") as out, open(folder / f"err{i}", "w") as err:
                 processes.append(subprocess.Popen(
-                    [sys.executable, "-W", "error", "-c", program, port, str(count), str(i)], cwd=ROOT, stdout=out,
-                    stderr=err, text=True, start_new_session=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}))
+                    [sys.executable, "-W", "error", "-c", program, port, str(count), str(i), *arguments], cwd=ROOT,
+                    stdout=out, stderr=err, text=True, start_new_session=True, env={
+                        **os.environ, "JAX_PLATFORMS": "cpu",
+                        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}))
         yield processes
     finally:
         for process in processes:
