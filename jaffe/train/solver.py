@@ -316,6 +316,7 @@ class Solver:
                     break
             settle(0)
             if agreed.save:  # heard with the last steps
+                agreed.save = False
                 self._save_as_asked()
             agreed.check()
         return np.array(losses, np.float32)

@@ -98,15 +98,14 @@ DIVIDED = {
 }
 
 
-@pytest.mark.parametrize("case", DIVIDED)
 @pytest.mark.parametrize("model", [2, 4])
 @on_devices(4)
-def test_fully_connected_layers(case, model):
+def test_fully_connected_layers(model):
     rng = np.random.default_rng(0)
     data = {"data": rng.normal(size=(4 * ITEMS, 4, 9, 7)).astype(np.float32),
             "label": rng.integers(0, 12, 4 * ITEMS).astype(np.float32)}
-    layers, axes = DIVIDED[case]
-    check_equal(small_caffenet, layers, data, model, axes)
+    for layers, axes in DIVIDED.values():
+        check_equal(small_caffenet, layers, data, model, axes)
 
 
 @on_devices(4)

@@ -13,7 +13,7 @@ from jaffe.train import Parallel
 from tests.devices import on_devices
 
 STEPS = 20
-WAYS = {"pmap": Parallel(by="pmap"), "jit": Parallel(by="jit")}
+BY_JIT = pytest.param("jit", marks=pytest.mark.slow)  # the short form: test_pmap_is_jit
 
 
 def batch_norm_net(batch: int, *, drop: bool = False, size: int = 8, **data) -> jaffe.NetSpec:
@@ -81,7 +81,7 @@ def assert_equal(found, expected, most: float) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=most * np.abs(b).max(), err_msg=str(path))
 
 
-@pytest.mark.parametrize("by", ["pmap", "jit"])
+@pytest.mark.parametrize("by", ["pmap", BY_JIT])
 @pytest.mark.parametrize("settings", [with_batch_norm, lstm], ids=["BatchNorm", "LSTM"])
 @on_devices(8)
 def test_many_devices_are_one(settings, by):
@@ -92,7 +92,7 @@ def test_many_devices_are_one(settings, by):
         assert_equal(many.variables, one.variables, 1e-5)
 
 
-@pytest.mark.parametrize("by", ["pmap", "jit"])
+@pytest.mark.parametrize("by", ["pmap", BY_JIT])
 @on_devices(8)
 def test_lenet_on_many_devices(by):
     # In float64: in float32 rounding turns near ties of max pooling the other way, which moves gradients.
@@ -103,15 +103,15 @@ def test_lenet_on_many_devices(by):
         assert_equal(many.variables, one.variables, 1e-13)
 
 
-@pytest.mark.parametrize("by", ["pmap", "jit"])
 @on_devices(4)
-def test_the_gradient_is_that_of_one_device(by):
+def test_the_gradient_is_that_of_one_device():
     """Not four times as large, as under ``shard_map(check_vma=True)``: a step of rate 1 moves by the gradient."""
     settings = {**with_batch_norm(), "base_lr": 1.0, "momentum": 0.0}
     before = jaffe.Solver(**settings, random_seed=3, max_iter=1).variables["params"]
     moved = [jax.tree.map(lambda a, b: np.asarray(a - b), before, trained(settings, parallel, 1).variables["params"])
-             for parallel in (None, Parallel(by=by, scaling="strong"))]
-    assert_equal(moved[1], moved[0], 5e-6)  # of differences of weights, which have lost a digit
+             for parallel in (None, Parallel(by="pmap", scaling="strong"), Parallel(by="jit", scaling="strong"))]
+    for many in moved[1:]:
+        assert_equal(many, moved[0], 5e-6)  # of differences of weights, which have lost a digit
 
 
 @on_devices(4)
@@ -161,19 +161,20 @@ MESHES = {
 
 
 @pytest.mark.parametrize("update", ["SGD", "LAMB", "Adam"])
-@pytest.mark.parametrize("mesh", MESHES)
 @on_devices(4)
-def test_meshes_are_one_device(mesh, update):
+def test_meshes_are_one_device(update):
+    """LAMB needs norms of whole weights, clipping that of all."""
     settings = dict(net=caffenet_like(8), data=digits(), base_lr=0.01, momentum=0.9, lr_policy="fixed", type=update,
                     clip_gradients=1.0, weight_decay=0.001, delta=1e-4)
     one = trained({**settings, "net": caffenet_like(32)}, None)
-    many = trained(settings, MESHES[mesh])
-    assert_equal(many.variables, one.variables, 2e-5 if update == "Adam" else 1e-5)  # Adam divides small by small
-    if "zero" in mesh:
-        spread = {x.sharding.spec for x in jax.tree.leaves(many.state.opt_state) if x.size >= 2**12}
-        assert all("data" in tuple(spec) for spec in spread), spread
-    if "model" in mesh:
-        assert many.state.params["fc6"]["weight"].sharding.spec == jax.sharding.PartitionSpec("model")
+    for mesh in MESHES if update == "LAMB" else ["zero, data x model"]:
+        many = trained(settings, MESHES[mesh])
+        assert_equal(many.variables, one.variables, 2e-5 if update == "Adam" else 1e-5)  # Adam divides small by small
+        if "zero" in mesh:
+            spread = {x.sharding.spec for x in jax.tree.leaves(many.state.opt_state) if x.size >= 2**12}
+            assert all("data" in tuple(spec) for spec in spread), spread
+        if "model" in mesh:
+            assert many.state.params["fc6"]["weight"].sharding.spec == jax.sharding.PartitionSpec("model")
 
 
 @on_devices(8)
@@ -229,15 +230,15 @@ def test_tests_and_rows(tmp_path):
         assert many[-1]["accuracy"] > 0.9  # Dropout draws other numbers
 
 
-@pytest.mark.parametrize("by", ["pmap", "jit"])
 @on_devices(4)
-def test_what_is_not_finite(by):
+def test_what_is_not_finite():
     settings = {**lenet(), "base_lr": 1e30}
-    solver = jaffe.Solver(**settings, random_seed=3, max_iter=100, parallel=Parallel(by=by, scaling="strong"))
-    with pytest.raises(jaffe.JaffeError, match=r"at iteration \d: .*") as caught:
-        solver.step(10)
-    assert "what the solver makes" in str(caught.value) or "layer" in str(caught.value)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(solver.variables))
+    for by in ("pmap", "jit"):
+        solver = jaffe.Solver(**settings, random_seed=3, max_iter=100, parallel=Parallel(by=by, scaling="strong"))
+        with pytest.raises(jaffe.JaffeError, match=r"at iteration \d: .*") as caught:
+            solver.step(10)
+        assert "what the solver makes" in str(caught.value) or "layer" in str(caught.value)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(solver.variables))
 
 
 @on_devices(4)
@@ -291,7 +292,7 @@ def test_the_original_datas_python_layers_are_run(tmp_path, monkeypatch):
     assert_equal(trained(settings, Parallel(), 5).variables, one.variables, 1e-5)
 
 
-@pytest.mark.parametrize(("parallel", "message"), [
+WRONG = [
     (Parallel(devices=9), r"expected 1 to 4 devices \(cpu:0, cpu:1, cpu:2, cpu:3\); found 9"),
     (Parallel(devices=3, scaling="strong"), r"input 'data' of shape .* cannot be divided among 3 devices"),
     (Parallel(model_parallel=3), "the devices that share weights divide the number of all, 4; found 3"),
@@ -310,11 +311,14 @@ def test_the_original_datas_python_layers_are_run(tmp_path, monkeypatch):
     (Parallel(zero="yes"), "zero is True or False; found 'yes'"),
     (Parallel(model_parallel=4, layers={"ip2": "output"}), "layer 'ip2' .*be divided over 4 devices by its outputs"),
     (Parallel(model_parallel=2, layers={"ip3": "output"}), "a layer to divide, 'ip3', is not in the net; did you mean"),
-])
+]
+
+
 @on_devices(4)
-def test_what_does_not_fit(parallel, message):
-    with pytest.raises(jaffe.JaffeError, match=message):
-        jaffe.Solver(**lenet(), max_iter=1, parallel=parallel)
+def test_what_does_not_fit():
+    for parallel, message in WRONG:
+        with pytest.raises(jaffe.JaffeError, match=message):
+            jaffe.Solver(**lenet(), max_iter=1, parallel=parallel)
 
 
 @on_devices(2)
@@ -323,25 +327,27 @@ def test_sequences_are_divided_not_multiplied():
         jaffe.Solver(**lstm(), max_iter=1, parallel=Parallel())
 
 
-@pytest.mark.parametrize("parallel", [
-    Parallel(), Parallel(by="jit"), Parallel(zero=True), Parallel(model_parallel=2, layers={"fc6": "output"})],
-    ids=["pmap", "jit", "zero", "data x model"])
 @on_devices(4)
-def test_the_step_is_compiled_once(parallel, tmp_path):
+def test_the_step_is_compiled_once(tmp_path):
     compiled = []
-    settings = {**with_batch_norm(), "net": caffenet_like(8), "snapshot_prefix": str(tmp_path / "run")}
-    solver = trained(settings, parallel, 1)
-    other = jaffe.Solver(**settings, max_iter=100, random_seed=3, parallel=parallel)
-    other.restore(solver.snapshot())
-    solver.variables  # noqa: B018  what it takes is compiled now
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
-    solver.step(1)
-    solver.variables  # noqa: B018
-    solver.step(1)
-    assert compiled == []
-    other.step(2)
-    assert len(compiled) < 5, compiled  # one step, and what fetches the batch
+    settings = {**with_batch_norm(), "net": caffenet_like(8)}
+    meshes = (Parallel(), Parallel(by="jit"), Parallel(zero=True),
+              Parallel(model_parallel=2, layers={"fc6": "output"}))
+    for i, parallel in enumerate(meshes):
+        settings["snapshot_prefix"] = str(tmp_path / f"run{i}")
+        solver = trained(settings, parallel, 1)
+        other = jaffe.Solver(**settings, max_iter=100, random_seed=3, parallel=parallel)
+        other.restore(solver.snapshot())
+        solver.variables  # noqa: B018  what it takes is compiled now
+        compiled.clear()
+        solver.step(1)
+        solver.variables  # noqa: B018
+        solver.step(1)
+        assert compiled == []
+        other.step(2)
+        assert len(compiled) < 5, compiled  # one step, and what fetches the batch
 
 
 def masked_adam():
@@ -359,18 +365,17 @@ def factored():
     return optax.adafactor(1e-3, min_dim_size_to_factor=8)
 
 
-@pytest.mark.parametrize("optimizer", [masked_adam, two_groups, factored, optax.contrib.muon])
 @on_devices(4)
-def test_optimisers_of_the_callers_own(optimizer):
+def test_optimisers_of_the_callers_own():
     """Their states have masks, groups, and shapes that are not the weights'."""
-    own = optimizer(1e-3) if optimizer is optax.contrib.muon else optimizer()
-    settings = dict(data=digits(), optimizer=own)
-    one = trained({**settings, "net": caffenet_like(32)}, None, 5)
     meshes = (Parallel(), Parallel(zero=True), Parallel(model_parallel=2, zero=True, layers={"fc6": "output",
                                                                                               "fc7": "input"}))
-    for parallel in meshes:
-        many = trained({**settings, "net": caffenet_like(8)}, parallel, 5)
-        assert_equal(many.variables, one.variables, 1e-4)  # Adam's and muon's steps divide small by small
+    for own in (masked_adam(), two_groups(), factored(), optax.contrib.muon(1e-3)):
+        settings = dict(data=digits(), optimizer=own)
+        one = trained({**settings, "net": caffenet_like(32)}, None, 5)
+        for parallel in meshes:
+            many = trained({**settings, "net": caffenet_like(8)}, parallel, 5)
+            assert_equal(many.variables, one.variables, 1e-4)  # Adam's and muon's steps divide small by small
 
 
 @on_devices(4)
@@ -427,20 +432,20 @@ def test_warnings(tmp_path):
                         "iterations of 16"]
 
 
-@pytest.mark.parametrize("by", ["pmap", "jit"])
 @on_devices(4)
-def test_each_device_draws_its_own_random_numbers(by):
+def test_each_device_draws_its_own_random_numbers():
     n = jaffe.NetSpec("drop")
     n.data, n.label = L.MemoryData(ntop=2, memory_data_param=dict(batch_size=2, channels=1, height=8, width=8))
     n.drop = L.Dropout(n.data)
     n.fc = L.InnerProduct(n.data, num_output=10, weight_filler=dict(type="xavier"))
     n.loss = L.SoftmaxWithLoss(n.fc, n.label)
     ones = {"data": np.ones((16, 1, 8, 8), np.float32), "label": np.zeros(16)}
-    solver = jaffe.Solver(net=n, data=ones, base_lr=0.1, lr_policy="fixed", random_seed=3, parallel=Parallel(by=by))
-    batch = next(solver.feed.batches()), solver.devices.put(np.zeros((4, 2), bool))
-    drawn = []
-    for _ in range(2):
-        solver.state, metrics = solver._step(solver.state, solver.feed.resident, batch)
-        drawn += list(np.asarray(metrics["outputs"]["drop"]))
-    assert [one.shape for one in drawn] == [(2, 1, 8, 8)] * 8
-    assert len({one.tobytes() for one in drawn}) == 8  # of each device, at each iteration
+    for by in ("pmap", "jit"):
+        solver = jaffe.Solver(net=n, data=ones, base_lr=0.1, lr_policy="fixed", random_seed=3, parallel=Parallel(by=by))
+        batch = next(solver.feed.batches()), solver.devices.put(np.zeros((4, 2), bool))
+        drawn = []
+        for _ in range(2):
+            solver.state, metrics = solver._step(solver.state, solver.feed.resident, batch)
+            drawn += list(np.asarray(metrics["outputs"]["drop"]))
+        assert [one.shape for one in drawn] == [(2, 1, 8, 8)] * 8
+        assert len({one.tobytes() for one in drawn}) == 8  # of each device, at each iteration

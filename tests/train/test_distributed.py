@@ -103,8 +103,9 @@ def test_two_processes_are_one(tmp_path):
     assert {"iter_10", "iter_20", "iter_25", "best"} <= set(names[1])
 
 
-@pytest.mark.parametrize("parallel", [dict(zero=True), dict(model_parallel=2, layers={"fc": "output"})],
-                         ids=["zero", "data x model"])
+@pytest.mark.parametrize("parallel", [
+    pytest.param(dict(zero=True), marks=pytest.mark.slow, id="zero"),
+    pytest.param(dict(zero=True, model_parallel=2, layers={"fc": "output"}), id="zero, data x model")])
 def test_two_processes_with_two_devices_each(tmp_path, parallel):
     one = whole_run(tmp_path / "one", 1, 1, max_iter=10, snapshot=10)
     four = whole_run(tmp_path / "four", 2, 2, max_iter=10, snapshot=10, parallel=parallel)
