@@ -305,6 +305,11 @@ class CompiledNet:
             if weight
         }
 
+    @cached_property
+    def carried(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of what layers carry from call to call, of those that do."""
+        return {layer: tuple(one.name for one in own) for layer, own in self.inferred.carried.items() if own}
+
     @property
     def stored(self) -> Mapping[str, tuple[Stored, ...]]:
         """The stored arrays of each layer, in the order of Caffe's files, with owners and multipliers."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from jaffe.compile.infer import infer
 from jaffe.compile.net import CompiledNet
 from jaffe.netdef.errors import JaffeError
 from jaffe.netdef.graph import Graph
-from jaffe.train.step import Fetch
+
+if TYPE_CHECKING:
+    from jaffe.train.step import Fetch
 
 
 def carry_axes(graph: Graph, inputs: Mapping[str, Sequence[int]]) -> tuple[int, dict[str, dict[str, int]]]:
@@ -47,12 +49,14 @@ def carry_axes(graph: Graph, inputs: Mapping[str, Sequence[int]]) -> tuple[int, 
                      "the second axis of its inputs: it cannot be trained on several devices")
 
 
-def apart(net_state: Any, net: CompiledNet) -> tuple[Any, Any]:
-    """A net's state without what is carried from batch to batch, and that."""
-    names = {layer: {weight.name for weight in carried} for layer, carried in net.inferred.carried.items() if carried}
-    kept = {layer: {name: x for name, x in group.items() if name not in names.get(layer, ())}
+def apart(net_state: Any, carried: Mapping[str, Collection[str]]) -> tuple[Any, Any]:
+    """A net's state without what is carried from batch to batch, and that.
+
+    ``carried``: its names by layer, as ``net.carried``, or as ``net.fresh_carry()`` has them.
+    """
+    kept = {layer: {name: x for name, x in group.items() if name not in carried.get(layer, ())}
             for layer, group in net_state.items()}
-    carry = {layer: {name: net_state[layer][name] for name in own} for layer, own in names.items()}
+    carry = {layer: {name: net_state[layer][name] for name in own} for layer, own in carried.items()}
     return {layer: group for layer, group in kept.items() if group}, carry
 
 

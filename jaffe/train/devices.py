@@ -191,7 +191,7 @@ class Devices:
     def init(self, net: CompiledNet, key: jax.Array) -> dict[str, Any]:
         """Fresh variables, as a net has them that takes the batches of all devices as one."""
         variables = net.init(key)
-        kept, carry = apart(variables["state"], net)
+        kept, carry = apart(variables["state"], net.carried)
         return {**variables, "state": merged(kept, repeated(carry, net, self.count))}
 
     def begin(
@@ -210,7 +210,7 @@ class Devices:
 
     def place(self, state: TrainState, net: CompiledNet, *, opt_state: Any = None) -> TrainState:
         """A whole state on the devices; with ``opt_state``, what the optimiser keeps, which is there already."""
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         layout = replace(self.layout(state, net), net_state=jax.tree.map(lambda _: P(), kept))
         placed = jax.tree.map(self._spread, replace(state, net_state=kept), layout)
         placed = placed if opt_state is None else replace(placed, opt_state=opt_state)
@@ -219,18 +219,18 @@ class Devices:
     def joined(self, state: TrainState, net: CompiledNet) -> TrainState:
         """The state with what is carried joined, as a single net has it: what snapshots hold, for any number of
         devices."""
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         return replace(state, net_state=merged(kept, self._join(carry, net))) if carry else state
 
     def divided(self, state: TrainState, net: CompiledNet) -> TrainState:
         """The opposite of ``joined``: of what is carried each device has its own, (count, ...)."""
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         return replace(state, net_state=merged(kept, self._divide(carry, net, self.count))) if carry else state
 
     def states(self, state: TrainState, net: CompiledNet) -> list[TrainState]:
         """The state of each device of this process, without what the optimiser keeps, on the first one. Called in every
         process at once."""
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         core = self.whole(replace(state, net_state=kept, opt_state=()))
         return [replace(core, net_state=merged(core.net_state, own))
                 for own in (self.each(carry) if carry else [{}] * self.here)]
@@ -239,7 +239,7 @@ class Devices:
         """How each array of a state lies on the mesh."""
         params = {layer: {name: self.weight_layout(net, layer, name) for name in group}
                   for layer, group in state.params.items()}
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         net_state = merged(jax.tree.map(lambda _: P(), kept), jax.tree.map(lambda _: self.rows, carry))
         opt_state, one = self.optimizer_layout(state.opt_state, net), P()
         return TrainState(one, params, net_state, opt_state, one, one, None if state.ema is None else params)  # type: ignore[arg-type]
@@ -247,18 +247,17 @@ class Devices:
     def optimizer_layout(self, opt_state: Any, net: CompiledNet) -> Any:
         """How what an optimiser keeps lies on the mesh: what is there for each number of a weight as its gradient."""
 
+        shapes: dict[Any, tuple[int, ...]] = {
+            one.owner: one.weight.shape for stored in net.stored.values() for one in stored if one.weight.trained}
+
         def one(path: tuple[Any, ...], x: Any) -> P:
             keys: list[Any] = [getattr(part, "key", None) for part in path]
             for layer, name in pairwise(keys):
-                shape = self._shapes(net).get((layer, name))
-                if shape is not None and shape == x.shape:
+                if shapes.get((layer, name)) == x.shape:
                     return self.gradient_layout(net, layer, name)
             return P()
 
         return jax.tree_util.tree_map_with_path(one, opt_state)
-
-    def _shapes(self, net: CompiledNet) -> dict[tuple[Any, Any], tuple[int, ...]]:
-        return {one.owner: one.weight.shape for stored in net.stored.values() for one in stored if one.weight.trained}
 
     def weight_layout(self, net: CompiledNet, layer: str, name: str) -> P:
         """How a weight lies on the mesh."""
@@ -269,7 +268,7 @@ class Devices:
     def gradient_layout(self, net: CompiledNet, layer: str, name: str) -> P:
         """How its gradient does, and what the optimiser keeps for it: with ``zero`` divided along the data axis too."""
         spec, size = list(self.weight_layout(net, layer, name)), self.mesh.shape[DATA]
-        shape = self._shapes(net)[layer, name]
+        shape = next(one.weight.shape for one in net.stored[layer] if one.weight.name == name)
         if self.parallel.zero and math.prod(shape) >= LEAST_DIVIDED:
             spec += [None] * (len(shape) - len(spec))
             axis = next((i for i, one in enumerate(spec) if one is None and shape[i] % size == 0), None)

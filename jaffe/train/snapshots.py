@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from jaffe.netdef.atomic import free_names
 from jaffe.netdef.errors import JaffeError
+from jaffe.train.carry import apart, merged
 from jaffe.train.processes import barrier, first
 
 _STEP = re.compile(r"iter_(\d+)")
@@ -277,8 +278,8 @@ def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapp
     if read_about(path).get("ema"):
         wanted["ema"] = wanted.pop("params")
     found, _ = restore(path, wanted, partial=True)
-    state = {layer: {**found["net_state"].get(layer, {}), **carry.get(layer, {})} for layer in like["state"]}
-    return {"params": found["ema"] if "ema" in found else found["params"], "state": state}
+    return {"params": found["ema"] if "ema" in found else found["params"],
+            "state": merged(found["net_state"], carry)}
 
 
 def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> None:
@@ -301,12 +302,7 @@ def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str,
 
 def _kept(variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The variables of a net as a snapshot has them, without what is carried from batch to batch."""
-    state = {
-        layer: {name: value for name, value in group.items() if name not in carry.get(layer, ())}
-        for layer, group in variables["state"].items()
-    }
-    state = {layer: group for layer, group in state.items() if group}  # orbax takes no empty ones
-    return {"params": variables["params"], "net_state": state}
+    return {"params": variables["params"], "net_state": apart(variables["state"], carry)[0]}
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -120,14 +120,14 @@ class Solver:
         proto = self.proto = self.config.proto
         self.seed = proto.random_seed if proto.random_seed >= 0 else broadcast(secrets.randbits(31))
         self.devices = make_devices(parallel)
-        self._net, self.feed, self.tests = build_nets(
+        self._mapped_net, self.feed, self.tests = build_nets(
             self.config, data, self.seed, dtype, python_modules, workers, skip_damaged, self.devices)
-        self.net = self._net if self.devices is None else self._net.mapped()
+        self.net = self._mapped_net if self.devices is None else self._mapped_net.mapped()
         self._told: set[str] = set()  # what was said of damaged records
         if not self.net.loss_tops:
             raise JaffeError(f"net {self.net.name!r} has no loss in phase TRAIN: nothing to train on")
         divided = [node.name for node in self.net.graph.nodes if node.proto.divide]
-        if divided and self.devices is not None and self._net.partition is None:
+        if divided and self.devices is not None and self._mapped_net.partition is None:
             self.reporter.warned(f"divide of {', '.join(divided)} is not used: expected model_parallel "
                                  "(--model-parallel) above 1")
         self._monitor = Monitor.of(proto, self.tests[0].net) if proto.monitor else None
@@ -138,13 +138,13 @@ class Solver:
         self._iteration = 0
         self.record = Record(self.config.prefix, proto.snapshot_keep, lambda path: self.reporter.saved(path))
         self.metrics, self.snapshots = self.record.metrics, self.record.snapshots
-        init = self.net.init if self.devices is None else partial(self.devices.init, self._net)
+        init = self.net.init if self.devices is None else partial(self.devices.init, self._mapped_net)
         self.state = self._fresh(init(jax.random.key(self.seed)))
         self.loaded: WeightsReport | None = None
         named = named_files(proto.weights if weights is None else weights)
         if named:
             self.load_weights([find(file, self.config.directory) for file in named])
-        how = (self._net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
+        how = (self._mapped_net, self.optimizer, self.feed.fetch, proto.iter_size, proto.ema_decay)
         self._step = (jax.jit(make_train_step(*how), donate_argnums=0) if self.devices is None
                       else spread_train_step(self.devices, *how, sequences=self.feed.sequences))
         self._compiled = False
@@ -416,7 +416,7 @@ class Solver:
 
     def _save(self, *, best: bool = False) -> Path:
         """Begin to write a snapshot, unless this iteration has one."""
-        state = self.state if self.devices is None else self.devices.joined(self.state, self._net)
+        state = self.state if self.devices is None else self.devices.joined(self.state, self._mapped_net)
         return self.record.save(self._iteration, state, {
             "iteration": self._iteration,
             "seed": self.seed,
@@ -448,7 +448,7 @@ class Solver:
                 raise JaffeError(f"{path} holds the state of a solver of Caffe's; this one has an optimizer of its own")
             fresh = begin(self.variables, self.optimizer, jax.random.key(self.seed), averaged=self.proto.ema_decay > 0)
             state = restore_caffe_state(path, self.net, self.proto, fresh, weights)
-            self.state = state if self.devices is None else self.devices.place(state, self._net)
+            self.state = state if self.devices is None else self.devices.place(state, self._mapped_net)
             self._iteration = int(self.state.iteration)
             self._window.clear()
             self._batches = self.record.saved = self._tested = None
@@ -456,10 +456,10 @@ class Solver:
         if weights is not None:
             raise JaffeError(f"{path} holds weights of its own; expected none beside it; found {weights}")
         about = about_run(path, self.type)
-        now = self.state if self.devices is None else self.devices.joined(self.state, self._net)
+        now = self.state if self.devices is None else self.devices.joined(self.state, self._mapped_net)
         state, about = restore(path, replace(now, ema=now.params if about["ema"] else None))
         state = replace(state, ema=self._average_of(state))
-        self.state = state if self.devices is None else self.devices.divided(state, self._net)
+        self.state = state if self.devices is None else self.devices.divided(state, self._mapped_net)
         if about.get("images", self.feed.images) != self.feed.images:
             self.reporter.warned(f"an iteration takes {self.feed.images} items; those of the snapshot took "
                                  f"{about['images']}: the data go on as after {about['iteration']} iterations "
@@ -483,13 +483,13 @@ class Solver:
         key, averaged = jax.random.key(self.seed), self.proto.ema_decay > 0
         if self.devices is None:
             return begin(variables, self.optimizer, key, iteration, averaged=averaged)
-        return self.devices.begin(variables, self._net, self.optimizer, key, iteration, averaged=averaged)
+        return self.devices.begin(variables, self._mapped_net, self.optimizer, key, iteration, averaged=averaged)
 
     def _whole(self) -> TrainState:
         """The state on one device; of several, without what the optimiser keeps."""
         if self.devices is None:
             return self.state
-        return self.devices.whole(self.devices.joined(replace(self.state, opt_state=()), self._net))
+        return self.devices.whole(self.devices.joined(replace(self.state, opt_state=()), self._mapped_net))
 
     def _average_of(self, state: TrainState) -> Any:
         """The averaged parameters of a state; where it has none, and they are wanted, they begin as the parameters."""

@@ -54,7 +54,7 @@ def _averaged(run: Passes, devices: Devices, net: CompiledNet) -> Passes:
         batch, asked = batch
         key = jax.random.fold_in(key, lax.axis_index(devices.axes))
         grads, net_state, loss, seen = run(params, net_state, resident, batch, key)
-        kept, carry = apart(net_state, net)
+        kept, carry = apart(net_state, net.carried)
         loss = jnp.where(all_finite(carry), loss, jnp.nan)  # all devices are to know
         kept, loss = lax.pmean((kept, loss), devices.axes)
         outputs = {name: lax.pmean(x, devices.axes) if x.ndim == 0 else x for name, x in seen["outputs"].items()}
@@ -86,7 +86,7 @@ def _over_mesh(each: Passes, devices: Devices, net: CompiledNet, sequences: bool
         items = items if sequences else jax.tree.map(_first, items)
         net_state = merged(kept, jax.tree.map(_first, carry))
         grads, net_state, loss, seen = each(params, net_state, resident, (items, asked[0]), key)
-        kept, carry = apart(net_state, net)
+        kept, carry = apart(net_state, net.carried)
         return grads, kept, jax.tree.map(_row, carry), loss, jax.tree.map(_row, seen)
 
     def passes(params: Any, net_state: Any, resident: Any, batch: Any, key: jax.Array) -> Any:
@@ -99,7 +99,7 @@ def _over_mesh(each: Passes, devices: Devices, net: CompiledNet, sequences: bool
             check_vma=False,  # else gradients come out summed over the devices, and their mean is count times too large
             in_specs=(layout(devices.weight_layout), P(), rows, P(), (P() if sequences else rows, rows), P()),
             out_specs=(layout(devices.gradient_layout), P(), rows, P(), rows),
-        )(params, *apart(net_state, net), resident, batch, key)
+        )(params, *apart(net_state, net.carried), resident, batch, key)
         return grads, merged(kept, carry), loss, seen
 
     return passes
@@ -119,7 +119,7 @@ def _jitted(step: Step, devices: Devices, net: CompiledNet) -> Step:
 def _pmapped(step: Step, devices: Devices, net: CompiledNet, sequences: bool) -> Step:
     def one(state: TrainState, carry: Any, resident: Any, items: Any, asked: Any) -> Any:
         new, metrics = step(replace(state, net_state=merged(state.net_state, carry)), resident, (items, asked))
-        kept, carry = apart(new.net_state, net)
+        kept, carry = apart(new.net_state, net.carried)
         seen = {name: metrics.pop(name) for name in ("outputs", "asked")}
         return replace(new, net_state=kept), carry, metrics, seen
 
@@ -129,7 +129,7 @@ def _pmapped(step: Step, devices: Devices, net: CompiledNet, sequences: bool) ->
         donate_argnums=(0, 1), devices=list(devices.mesh.devices.flat))
 
     def run(state: TrainState, resident: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        kept, carry = apart(state.net_state, net)
+        kept, carry = apart(state.net_state, net.carried)
         new, carry, metrics, seen = mapped(replace(state, net_state=kept), carry, resident, *batch)
         return replace(new, net_state=merged(new.net_state, carry)), {**metrics, **seen}
 

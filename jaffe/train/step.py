@@ -12,6 +12,7 @@ from flax import struct
 from jax import lax
 
 from jaffe.compile.net import CompiledNet
+from jaffe.train.carry import apart, merged
 
 Fetch = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
 Passes = Callable[[Any, Any, Any, Any, jax.Array], tuple[Any, Any, jax.Array, Any]]
@@ -209,13 +210,12 @@ def make_test_step(
     ) -> tuple[dict[str, jax.Array], Any]:
         data_key, net_key = jax.random.split(key)
         inputs = fetch(resident, batch, data_key)
-        own = {layer: {**variables["state"].get(layer, {}), **group} for layer, group in carry.items()}
-        variables = {**variables, "state": {**variables["state"], **own}}
+        variables = {**variables, "state": merged(variables["state"], carry)}
         if with_loss:
             loss, (outputs, state) = net.loss(variables, inputs, net_key)
             outputs = {**outputs, "total loss": loss}
         else:
             outputs, state = net.apply(variables, inputs, net_key, blobs=blobs)
-        return outputs, {layer: {name: state[layer][name] for name in group} for layer, group in carry.items()}
+        return outputs, apart(state, carry)[1]
 
     return step

@@ -88,8 +88,8 @@ def test_many_devices_are_one(settings, by):
     one = trained(settings(), None)
     for count in (2, 4, 8):
         many = trained(settings(), Parallel(devices=count, by=by, scaling="strong"))
-        np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
-        assert_equal(many.variables, one.variables, 1e-5)
+        np.testing.assert_allclose(many.losses, one.losses, rtol=1e-6)
+        assert_equal(many.variables, one.variables, 2e-6)
 
 
 @pytest.mark.parametrize("by", ["pmap", BY_JIT])
@@ -169,7 +169,7 @@ def test_meshes_are_one_device(update):
     one = trained({**settings, "net": caffenet_like(32)}, None)
     for mesh in MESHES if update == "LAMB" else ["zero, data x model"]:
         many = trained(settings, MESHES[mesh])
-        assert_equal(many.variables, one.variables, 2e-5 if update == "Adam" else 1e-5)  # Adam divides small by small
+        assert_equal(many.variables, one.variables, 1e-6)
         if "zero" in mesh:
             spread = {x.sharding.spec for x in jax.tree.leaves(many.state.opt_state) if x.size >= 2**12}
             assert all("data" in tuple(spec) for spec in spread), spread
@@ -235,9 +235,8 @@ def test_what_is_not_finite():
     settings = {**lenet(), "base_lr": 1e30}
     for by in ("pmap", "jit"):
         solver = jaffe.Solver(**settings, random_seed=3, max_iter=100, parallel=Parallel(by=by, scaling="strong"))
-        with pytest.raises(jaffe.JaffeError, match=r"at iteration \d: .*") as caught:
+        with pytest.raises(jaffe.JaffeError, match="the loss is nan at iteration 1: layer 'conv"):
             solver.step(10)
-        assert "what the solver makes" in str(caught.value) or "layer" in str(caught.value)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(solver.variables))
 
 
@@ -375,7 +374,7 @@ def test_optimisers_of_the_callers_own():
         one = trained({**settings, "net": caffenet_like(32)}, None, 5)
         for parallel in meshes:
             many = trained({**settings, "net": caffenet_like(8)}, parallel, 5)
-            assert_equal(many.variables, one.variables, 1e-4)  # Adam's and muon's steps divide small by small
+            assert_equal(many.variables, one.variables, 1e-6)
 
 
 @on_devices(4)
@@ -425,7 +424,7 @@ def test_warnings(tmp_path):
     solver = trained(settings, Parallel(), 1, reporter=Telling())
     assert said == ["divide of fc6 is not used: expected model_parallel (--model-parallel) above 1"]
     by_net = trained(settings, Parallel(model_parallel=2), 1, reporter=Telling())
-    assert by_net._net.partition.layers == {"fc6": "output"}
+    assert by_net._mapped_net.partition.layers == {"fc6": "output"}
     assert len(said) == 1
     trained(settings, Parallel(devices=2, model_parallel=2), 0, reporter=Telling()).restore(solver.snapshot())
     assert said[1:] == ["an iteration takes 16 items; those of the snapshot took 32: the data go on as after 1 "
