@@ -16,16 +16,18 @@ import jaffe
 from tests.conftest import ROOT
 
 # Arrows point one way: each stage may import those before it.
-STAGES = ("netdef", "compile", "parity", "plan", "train", "pycaffe", "zoo", "cli")
+STAGES = ("netdef", "compile", "inspect", "parity", "plan", "train", "pycaffe", "zoo", "report", "cli")
 ALLOWED = {
     "netdef": {"netdef"},
     "compile": {"netdef", "compile"},
+    "inspect": {"netdef", "compile", "inspect"},
     "parity": {"netdef", "compile", "parity"},
     "plan": {"netdef", "compile", "plan"},
     "train": {"netdef", "compile", "plan", "train"},
     "pycaffe": {"netdef", "compile", "train", "pycaffe"},
-    "zoo": {"netdef", "zoo"},
-    "cli": {"netdef", "compile", "parity", "train", "plan", "zoo", "cli"},
+    "zoo": {"netdef", "compile", "zoo"},
+    "report": {"netdef", "compile", "inspect", "train", "report"},
+    "cli": {"netdef", "compile", "parity", "train", "plan", "zoo", "report", "cli"},
 }
 FILES = [path for stage in STAGES for path in sorted((ROOT / "jaffe" / stage).rglob("*.py"))]
 
