@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-slow lint types check schema layers models drawings bench clean
+.PHONY: help demo test test-slow lint types check schema docs layers cli models drawings bench clean
 
 help:  ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ check: lint types test  ## Everything that must pass before a change is done.
 
 schema: $(VENV)/.developer  ## Generate the protobuf module from the schema.
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. jaffe/netdef/jaffe.proto
+
+docs: $(VENV)/.developer  ## Build the site in docs/_build/html; runs the notebooks, but those that have not changed.
+	$(BIN)/sphinx-build -W --keep-going -n docs docs/_build/html
+
+cli: $(VENV)/.developer  ## Write docs/cli.md, the reference of the command line.
+	$(BIN)/python docs/cli.py
 
 layers: $(VENV)/.developer  ## Write docs/layers.md, the reference of the layer types.
 	$(BIN)/python docs/layers.py
