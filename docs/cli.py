@@ -56,7 +56,7 @@ def _entry(path: str, command: Any) -> list[str]:
 
 
 def _metavar(argument: Any) -> str:
-    return (argument.metavar or argument.name.upper()).removesuffix("...")
+    return (argument.metavar or argument.name.upper()).removesuffix("...").strip("[]")
 
 
 def _usage(argument: Any) -> str:
