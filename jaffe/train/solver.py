@@ -30,6 +30,7 @@ from jaffe.train.compilation import watch_compilation
 from jaffe.train.config import Recipe, named_files, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.dataset import Data
+from jaffe.train.declaration import declare
 from jaffe.train.devices import IN_FLIGHT, Parallel, make_devices
 from jaffe.train.examine import Examiner
 from jaffe.train.monitor import Monitor, Standing
@@ -426,6 +427,7 @@ class Solver:
             "ema": self.state.ema is not None,
             "images": self.feed.images,
             "window": list(self._window),
+            "declared": declare(self.config, [self.feed, *(test.feed for test in self.tests)]),
             # What falls due at this iteration itself happens again when the run goes on.
             "rows": [row for row in self.metrics.rows if row["iteration"] < self._iteration],
         }, best=best)

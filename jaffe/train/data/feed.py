@@ -59,6 +59,9 @@ class Feed:
         images: items in a batch, of all devices.
         sequences: whether devices take their part of axis 1 of one batch.
         damaged: what is to be said of the records that were skipped so far, once each.
+        source: what was given as ``data``, if by name; ``""``: nothing, the data layers name their own; ``None``: what
+            has no name.
+        order: of the channels of colour images, ``"RGB"`` where all data sets have them so, else ``"BGR"``.
 
     Raises:
         JaffeError: an input has no data, or the data do not fit it.
@@ -74,10 +77,12 @@ class Feed:
         self._shard = shard
         self._skip_damaged = skip_damaged
         self.damaged: list[str] = []
+        self.source = "" if data is None else data if isinstance(data, str) else None
         self._transforms: dict[str, Transform] = {}
         self._ahead = 1
         sources = [layer for node in graph.nodes if isinstance(layer := make_layer(node), Source)]
         self._streams = self._join(sources, data, base)
+        self.order = "RGB" if {stream.dataset.order for stream in self._streams} == {"RGB"} else "BGR"
         self.shapes: dict[str, tuple[int, ...]] = {}
         for stream in self._streams:
             for blob, field in stream.fields.items():
