@@ -43,12 +43,14 @@ class PublicNames(SphinxDirective):
 
 
 def _directive(value: Any, name: str) -> list[str]:
+    if hasattr(value, "DESCRIPTOR"):
+        return [f".. py:class:: {name.rpartition('.')[2]}", ""]  # a message of protobuf: its fields are in the schema
     if inspect.isclass(value):
         kind = "exception" if issubclass(value, BaseException) else "class"
         return [f".. auto{kind}:: {name}", "   :members:", ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {name}", ""]
-    return [f".. py:data:: {name}", ""]  # the page itself says what it is
+    return [f".. py:data:: {name.rpartition('.')[2]}", ""]  # the page itself says what it is
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
