@@ -19,6 +19,7 @@ from jaffe.cli.export import export
 from jaffe.cli.features import features
 from jaffe.cli.plan import plan
 from jaffe.cli.plot import plot
+from jaffe.cli.report import report
 from jaffe.cli.summary import summary
 from jaffe.cli.test import test
 from jaffe.cli.time import time
@@ -46,7 +47,7 @@ def root(
 
 
 for command in (
-    train, test, plot, summary, plan, time, upgrade, deploy, convert, diff, compare, export, features, devices,
+    train, test, plot, report, summary, plan, time, upgrade, deploy, convert, diff, compare, export, features, devices,
 ):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -11,8 +11,8 @@ import pytest
 
 from jaffe.netdef import read_weights
 
-COMMANDS = ["train", "test", "plot", "summary", "plan", "time", "upgrade", "deploy", "convert", "diff", "compare",
-            "export", "features", "devices", "data"]
+COMMANDS = ["train", "test", "plot", "report", "summary", "plan", "time", "upgrade", "deploy", "convert", "diff",
+            "compare", "export", "features", "devices", "data"]
 COMMAND = [sys.executable, "-c", "from jaffe.cli import main; main()"]
 
 

@@ -1,0 +1,69 @@
+"""Pictures inside a page: as ``data:`` addresses, which nothing is fetched for and no script runs in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import subprocess
+from typing import Any
+
+import numpy as np
+
+from jaffe.netdef.errors import JaffeError
+from jaffe.report.markup import Html, fill
+
+DRAWING_SECONDS = 60  # Graphviz may think about a large net for hours
+BINS = 32
+
+
+def image(data: bytes, kind: str, alt: str, style: str = "") -> Html:
+    """An ``img``; ``kind``: ``"svg+xml"`` or ``"png"``; ``style``: classes."""
+    return fill('<img class="{style}" src="data:image/{kind};base64,{data}" alt="{alt}">', style=style, kind=kind,
+                data=base64.b64encode(data).decode(), alt=alt)
+
+
+def figure_svg(figure: Any) -> bytes:
+    """A matplotlib figure, without background and date: the same for the same figure."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "jaffe"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def png(pixels: np.ndarray, shown: np.ndarray | None = None) -> bytes:
+    """Pixels (H, W) or (H, W, RGB) in [0, 1]; ``shown`` (H, W) is 0 where the page shows through."""
+    import cv2
+
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, 2)
+    channels = [pixels[..., ::-1], *([] if shown is None else [shown[..., None]])]
+    x = np.nan_to_num(np.concatenate(channels, 2)).clip(0, 1)
+    return bytes(cv2.imencode(".png", (x * 255).round().astype(np.uint8))[1])
+
+
+def drawing_svg(dot: str) -> bytes:
+    """A net drawn by Graphviz.
+
+    Raises:
+        JaffeError: Graphviz is not there, or could not draw it in a minute.
+    """
+    if not shutil.which("dot"):
+        raise JaffeError("the net is not drawn: expected Graphviz (the command dot); found none")
+    try:
+        done = subprocess.run(["dot", "-Tsvg", "-Gbgcolor=transparent"], input=dot.encode(), capture_output=True,
+                              timeout=DRAWING_SECONDS, check=True)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise JaffeError(f"the net is not drawn: Graphviz ended with {type(error).__name__}") from None
+    return done.stdout
+
+
+def histogram(values: np.ndarray) -> Html:
+    """The histogram of finite values as a small drawing, in the colour of the text; the numbers stand beside it."""
+    counts, _ = np.histogram(values.astype(np.float64), BINS)
+    heights = 20 * counts / max(counts.max(), 1)
+    bars = "".join(f"M{i} 20v{-height:.1f}h1V20z" for i, height in enumerate(heights) if height)
+    return Html(f'<svg class=bars viewBox="0 0 {BINS} 20" preserveAspectRatio=none aria-hidden=true>'
+                f'<path d="{bars}"/></svg>')
