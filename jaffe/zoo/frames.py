@@ -12,6 +12,7 @@ from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.netdef.cells import UNIFORM
+from jaffe.zoo.cards import published
 from jaffe.zoo.imagenet import caffenet_features
 from jaffe.zoo.parts import TEST
 from jaffe.zoo.recurrent import inputs
@@ -31,6 +32,10 @@ def small_features(n: NetSpec, images: Top) -> Top:
     return n.pool
 
 
+@published(
+    title="LRCN, activities", task="sequences", paper="Donahue et al. 2015 (arXiv 1411.4389)",
+    input="clips of 16 frames, 227x227, BGR, 0 to 255 less the mean",
+)
 def lrcn(
     *, classes: int = 101, units: int = 256, steps: int = 16, shape: tuple[int, int, int] = (3, 227, 227),
     features: Features = caffenet_fc6, filler: Mapping[str, Any] | None = None, batch: int = 24, test_batch: int = 3,
@@ -71,6 +76,10 @@ def lrcn(
     return n
 
 
+@published(
+    title="LRCN, captions", task="sequences", paper="Donahue et al. 2015 (arXiv 1411.4389)",
+    input="227x227, BGR, 0 to 255 less the mean; words by number",
+)
 def caption(
     *, words: int = 8801, units: int = 1000, steps: int = 21, shape: tuple[int, int, int] = (3, 227, 227),
     features: Features = caffenet_features, batch: int = 16, test_batch: int = 16,

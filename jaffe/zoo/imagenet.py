@@ -11,11 +11,18 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import ave_pool, learned, max_pool
 from jaffe.netdef.builder import Top
+from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import TRAIN, classify, images
 
 _MSRA, _XAVIER = {"type": "msra"}, {"type": "xavier"}
 
 
+@published(
+    title="CaffeNet", task="classification",
+    paper="Krizhevsky et al. 2012, with pooling before normalisation; Caffe's models/bvlc_reference_caffenet",
+    input="227x227, BGR, 0 to 255 less the mean image",
+    accuracy=[Figure("57.4 % top-1, 80.4 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_reference_caffenet")],
+)
 def caffenet(
     *, classes: int = 1000, batch: int = 256, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -80,6 +87,12 @@ _INCEPTION = {
 }
 
 
+@published(
+    title="GoogLeNet", task="classification",
+    paper="Szegedy et al. 2014 (arXiv 1409.4842); Caffe's models/bvlc_googlenet",
+    input="224x224, BGR, 0 to 255 less 104, 117, 123",
+    accuracy=[Figure("68.7 % top-1, 88.9 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_googlenet")],
+)
 def googlenet(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -147,6 +160,12 @@ def googlenet(
     return n
 
 
+@published(
+    title="VGG-16", task="classification",
+    paper="Simonyan, Zisserman 2014 (arXiv 1409.1556), configuration D; VGG_ILSVRC_16_layers",
+    input="224x224, BGR, 0 to 255 less 103.939, 116.779, 123.68",
+    accuracy=[Figure("73.0 % top-1, 91.2 % top-5", "ImageNet, images of 256, all places; the paper")],
+)
 def vgg16(
     *, classes: int = 1000, batch: int = 64, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -176,6 +195,12 @@ def vgg16(
     return n
 
 
+@published(
+    title="SqueezeNet 1.1", task="classification",
+    paper="Iandola et al. 2016 (arXiv 1602.07360); the authors' SqueezeNet_v1.1",
+    input="227x227, BGR, 0 to 255 less 104, 117, 123",
+    accuracy=[Figure("57.5 % top-1, 80.3 % top-5", "ImageNet, version 1.0; the paper")],
+)
 def squeezenet(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -214,6 +239,12 @@ def squeezenet(
     return n
 
 
+@published(
+    title="ResNet-18", task="classification",
+    paper="He et al. 2015 (arXiv 1512.03385)",
+    input="224x224, BGR, 0 to 255 less the mean",
+    accuracy=[Figure("69.76 % top-1, 89.08 % top-5", "ImageNet, centre crop; torchvision's weights")],
+)
 def resnet18(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -259,6 +290,12 @@ _SEPARABLE = {
 }
 
 
+@published(
+    title="MobileNet v1", task="classification",
+    paper="Howard et al. 2017 (arXiv 1704.04861)",
+    input="224x224, BGR, 0 to 255 less 103.94, 116.78, 123.68, times 0.017",
+    accuracy=[Figure("70.81 % top-1, 89.85 % top-5", "ImageNet, centre crop; shicai's MobileNet-Caffe")],
+)
 def mobilenet(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:

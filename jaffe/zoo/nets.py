@@ -8,9 +8,17 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import ave_pool, learned, max_pool
 from jaffe.netdef.builder import Top
+from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import classify, images
 
 
+@published(
+    title="LeNet", task="classification",
+    paper="LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition; as in Caffe's "
+          "examples/mnist",
+    input="28x28, grey, scaled to [0, 1)", accuracy=[Figure("99.1 %", "MNIST; Caffe's examples/mnist")],
+    params=Figure("431,080", "Caffe's lenet_iter_10000.caffemodel"),
+)
 def lenet(
     *, classes: int = 10, batch: int = 64, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -35,6 +43,11 @@ def lenet(
     return n
 
 
+@published(
+    title="Multi-layer perceptron", task="classification",
+    paper="Rumelhart, Hinton, Williams 1986, Learning representations by back-propagating errors",
+    input="any; by default 28x28, grey, scaled to [0, 1)",
+)
 def mlp(
     *,
     shape: Sequence[int] = (1, 28, 28),
@@ -63,6 +76,10 @@ def mlp(
     return n
 
 
+@published(
+    title="Logistic regression", task="classification", paper="Cox 1958, The regression analysis of binary sequences",
+    input="vectors of floats or images of any size",
+)
 def logreg(
     *,
     shape: Sequence[int] = (1, 8, 8),
@@ -83,6 +100,12 @@ def logreg(
     return n
 
 
+@published(
+    title="CIFAR-10 quick", task="classification", paper="Caffe's examples/cifar10",
+    input="32x32, RGB, 0 to 255 less the mean image",
+    accuracy=[Figure("75 %", "CIFAR-10; Caffe's examples/cifar10")],
+    params=Figure("145,578", "Caffe's cifar10_quick_iter_5000.caffemodel.h5"),
+)
 def cifar10_quick(
     *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -114,6 +137,13 @@ def cifar10_quick(
     return n
 
 
+@published(
+    title="CIFAR-10 full", task="classification",
+    paper="Krizhevsky's cuda-convnet, layers-18pct; as in Caffe's examples/cifar10",
+    input="32x32, RGB, 0 to 255 less the mean image",
+    accuracy=[Figure("82 %", "CIFAR-10 without augmentation; cuda-convnet's layers-18pct")],
+    params=Figure("89,578", "Caffe's cifar10_full_iter_70000.caffemodel.h5"),
+)
 def cifar10_full(
     *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -151,6 +181,12 @@ def cifar10_full(
     return n
 
 
+@published(
+    title="Deep autoencoder", task="autoencoder",
+    paper="Hinton, Salakhutdinov 2006, Reducing the dimensionality of data with neural networks; as in Caffe's "
+          "examples/mnist/mnist_autoencoder.prototxt",
+    input="28x28, grey, scaled to [0, 1]",
+)
 def autoencoder(
     *,
     widths: Sequence[int] = (1000, 500, 250, 30),

@@ -8,9 +8,15 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.builder import Top
 from jaffe.netdef.cells import UNIFORM
+from jaffe.zoo.cards import published
 from jaffe.zoo.parts import TEST, TRAIN, classify, images
 
 
+@published(
+    title="Character LSTM", task="sequences",
+    paper="Graves 2013 (arXiv 1308.0850), without peepholes; the layers as in Caffe's recurrent examples",
+    input="symbols by number, time first: (steps, batch)",
+)
 def char_lstm(*, symbols: int = 128, units: int = 256, steps: int = 100, batch: int = 32) -> NetSpec:
     """Predicts the next symbol of a text: embedding, LSTM, scores of each symbol; 590,976 parameters by default.
 
@@ -33,6 +39,11 @@ def char_lstm(*, symbols: int = 128, units: int = 256, steps: int = 100, batch: 
     return n
 
 
+@published(
+    title="LSTM over rows", task="sequences",
+    paper="Le, Jaitly, Hinton 2015 (arXiv 1504.00941), by rows in place of pixels",
+    input="8x8, grey, scaled to [0, 1]",
+)
 def lstm_sequence_classifier(
     *, rows: int = 8, columns: int = 8, units: int = 64, classes: int = 10, batch: int = 64, test_batch: int = 100,
     transform: Mapping[str, Any] | None = None,
@@ -58,6 +69,11 @@ def lstm_sequence_classifier(
     return n
 
 
+@published(
+    title="Sequence to sequence", task="sequences",
+    paper="Sutskever, Vinyals, Le 2014 (arXiv 1409.3215); the task of Zaremba, Sutskever 2014 (arXiv 1410.4615)",
+    input="characters by number",
+)
 def seq2seq_addition(
     *, symbols: int = 13, question: int = 7, answer: int = 4, units: int = 128, batch: int = 128, test_batch: int = 500
 ) -> NetSpec:
