@@ -275,11 +275,13 @@ def restore_variables(path: Path, like: dict[str, Any], carry: Mapping[str, Mapp
         JaffeError: as ``restore`` does.
     """
     wanted = _kept(like, carry)
+    if not wanted["net_state"]:  # all of it is carried: orbax would take the empty dict for another structure
+        del wanted["net_state"]
     if read_about(path).get("ema"):
         wanted["ema"] = wanted.pop("params")
     found, _ = restore(path, wanted, partial=True)
     return {"params": found["ema"] if "ema" in found else found["params"],
-            "state": merged(found["net_state"], carry)}
+            "state": merged(found.get("net_state", {}), carry)}
 
 
 def save_variables(path: Path, variables: Mapping[str, Any], carry: Mapping[str, Mapping[str, Any]] = {}) -> None:

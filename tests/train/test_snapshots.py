@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaffe.netdef import JaffeError
-from jaffe.train.snapshots import Snapshots, read_about, restore
+from jaffe.train.snapshots import Snapshots, read_about, restore, restore_variables
 
 
 def save(snapshots: Snapshots, iteration: int, value: float | None = None, *, best: bool = False) -> None:
@@ -63,6 +63,18 @@ def test_later_ones_of_a_run_that_went_further_are_left_alone(tmp_path):
         save(again, iteration)
     again.written()
     assert again.iterations() == [3, 4, 8, 9]
+
+
+def test_variables_of_a_net_that_carries_all_of_its_state(tmp_path):
+    """The training net's carry, of its own batch size, is neither taken nor in the way."""
+    weights = {"lstm": {"weight": jnp.ones(3)}}
+    snapshots = Snapshots(tmp_path)
+    snapshots.save(1, {"params": weights, "net_state": {"lstm": {"h": jnp.ones((1, 2))}}}, {})
+    snapshots.written()
+    carry = {"lstm": {"h": jnp.zeros((1, 5))}}
+    found = restore_variables(tmp_path, {"params": weights, "state": carry}, carry)
+    assert found["params"]["lstm"]["weight"].tolist() == [1, 1, 1]
+    assert found["state"]["lstm"]["h"].shape == (1, 5)
 
 
 class Killed(BaseException):
