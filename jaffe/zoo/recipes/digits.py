@@ -54,5 +54,6 @@ def autoencoder() -> Recipe:
             base_lr=0.01, momentum=0.9, weight_decay=0.0005, lr_policy="step", gamma=0.1, stepsize=800, max_iter=1000,
             test_iter=[3], test_interval=200, display=50, average_loss=20, random_seed=1,
         ),
-        "tfds:digits", "a deep autoencoder of the UCI digits with a code of 30 numbers", measure="l2_error", higher=False,
+        "tfds:digits", "a deep autoencoder of the UCI digits with a code of 30 numbers",
+        measure="l2_error", higher=False,
     )
