@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -74,8 +75,9 @@ def test_code_of_pages_runs(tmp_path: Path) -> None:
             if "<!-- not run" not in text[:place].splitlines()[-1]:
                 where = f"docs/{page}.md, line {text[:place].count(chr(10)) + 2}"
                 script.append(f"exec(compile({block.replace(*QUICKER)!r}, {where!r}, 'exec'), names)")
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # most of it is compiling
     ran = subprocess.run([sys.executable, "-c", "\n".join(["import os", *script])], capture_output=True, text=True,
-                         timeout=300, cwd=tmp_path)
+                         timeout=300, cwd=tmp_path, env=os.environ | {"XLA_FLAGS": quick})
     assert ran.returncode == 0, ran.stderr
 
 
