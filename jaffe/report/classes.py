@@ -11,19 +11,18 @@ from jaffe.report.pictures import figure_svg, image, png
 from jaffe.report.results import Item, Results
 from jaffe.train.class_report import MOST_SHOWN, ClassReport
 
-MOST_CLASSES = 100
 MOST_MISTAKES = 15
 SHADES = 9  # classes of the style sheet, s1 to s9
 
 
 def classes(results: Results) -> Html:
-    """Top-k, and recall and precision of each class; of more than a hundred those of least recall."""
+    """Top-k, and recall and precision of each class; of many those of least recall."""
     found = results.classes
     shown = range(found.classes)
     caption = "Classes"
-    if found.classes > MOST_CLASSES:
+    if found.classes > MOST_SHOWN:
         there = np.flatnonzero(found.of_class)
-        shown = there[np.argsort(found.recall[there], kind="stable")][:MOST_CLASSES].tolist()
+        shown = there[np.argsort(found.recall[there], kind="stable")][:MOST_SHOWN].tolist()
         caption = f"{len(shown)} classes of least recall, of {found.classes}"
     columns = ["class", "items", "recall", "precision", *(["IoU"] if found.spatial else []), "most often taken for"]
     rows = []

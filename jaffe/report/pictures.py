@@ -51,12 +51,12 @@ def drawing_svg(dot: str) -> bytes:
         JaffeError: Graphviz is not there, or could not draw it in a minute.
     """
     if not shutil.which("dot"):
-        raise JaffeError("the net is not drawn: expected Graphviz (the command dot); found none")
+        raise JaffeError("expected Graphviz (the command dot); found none")
     try:
         done = subprocess.run(["dot", "-Tsvg", "-Gbgcolor=transparent"], input=dot.encode(), capture_output=True,
                               timeout=DRAWING_SECONDS, check=True)
     except (subprocess.SubprocessError, OSError) as error:
-        raise JaffeError(f"the net is not drawn: Graphviz ended with {type(error).__name__}") from None
+        raise JaffeError(f"Graphviz ended with {type(error).__name__}") from None
     return done.stdout
 
 

@@ -47,7 +47,7 @@ def _progress(run: Run) -> Iterator[tuple[str, str]]:
     """Facts of the metrics."""
     last = run.rows[-1]
     most = run.solver.max_iter if run.solver is not None else 0
-    done = max(row["iteration"] for row in run.rows)
+    done = max(run.about.get("iteration", 0), *(row["iteration"] for row in run.rows))
     yield "iterations", f"{done:,}" + (f" of {most:,}" if most else "")
     if run.snapshot is not None:
         best = " (the best)" if _is_best(run) else ""
@@ -70,16 +70,18 @@ def _is_best(run: Run) -> bool:
 def _tests(run: Run) -> Html:
     """What the tests put out: at the iteration of the snapshot, and last."""
     wanted = run.about.get("iteration")
+    shows = any(row["iteration"] == wanted for row in run.rows if "test" in row)
     rows = []
     for number in sorted({row["test"] for row in run.rows if "test" in row}):
         own = [row for row in run.rows if row.get("test") == number]
         shown: Mapping[str, Any] = next((row for row in own if row["iteration"] == wanted), {})
         for name, value in results(own[-1]).items():
             label = f"{name} (test {number})" if number else name
-            rows.append([label, _number(shown.get(name)), _number(value), f"{own[-1]['iteration']:,}"])
+            rows.append([label, *([_number(shown.get(name))] if shows else []), _number(value),
+                         f"{own[-1]['iteration']:,}"])
     if not rows:
         return Html()
-    return table("Tests", ["output", "of the snapshot shown", "last", "at iteration"], rows)
+    return table("Tests", ["output", *(["of the snapshot shown"] if shows else []), "last", "at iteration"], rows)
 
 
 def curves(run: Run) -> Html:
@@ -101,7 +103,7 @@ def net(run: Run) -> Html:
                      image=image(svg, "svg+xml", f"The net {run.name} as a graph of {len(graph.nodes)} layers; the "
                                  "table below has the same layers.", "drawing"))
     except JaffeError as error:
-        run.notes.append(f"{error}.")
+        run.notes.append(f"The net is not drawn: {error}.")
     rows = [[one.name, one.type, ", ".join("×".join(map(str, shape)) or "scalar" for shape in one.outputs),
              f"{one.params:,}" if one.params else "", f"{one.flops / 1e6:,.3f}" if one.flops else "",
              f"{one.backward_flops / 1e6:,.3f}" if one.backward_flops else ""] for one in costs.layers]
