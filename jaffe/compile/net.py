@@ -25,7 +25,7 @@ from jaffe.compile.lowering.choose import lowering_of
 from jaffe.compile.lowering.layout import laid_out
 from jaffe.compile.partition import Partition, check
 from jaffe.compile.passes import BEFORE_LOOPS, PIPELINE, Pass, PassContext, run
-from jaffe.compile.precision import precision_dtype
+from jaffe.compile.precision import blob_dtype, precision_dtype
 from jaffe.compile.reader import read_inputs
 from jaffe.compile.remat import Remat, remat_of
 from jaffe.compile.reroll.find import explain_loops
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from jaffe.compile.exported import BatchChoice
     from jaffe.compile.stepper import Stepper
+    from jaffe.netdef.draw import Drawing
 
 Variables = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
 Blobs = dict[str, jax.Array]
@@ -114,23 +115,11 @@ def compile_net(
         raise JaffeError(f"stages is a list of names; received {stages!r}")
     graph = resolve(source, NetState(phase, own.level if level is None else level, (*own.stage, *stages)))
     graph = trust(graph, python_modules)
-    dtype = _dtype(dtype)
+    dtype = blob_dtype(dtype)
     how = lowering_of(lowering, autotune)
     net = CompiledNet(graph, infer(graph, inputs, batch), dtype, precision_dtype(precision, dtype), how,
                       remat_of(remat, memory))
     return net.mapped(axis_name, partition)
-
-
-def _dtype(dtype: Any) -> np.dtype:
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found not in (np.float32, np.float64):
-        raise JaffeError(f"dtype is float32 or float64; received {dtype}")
-    if jax.dtypes.canonicalize_dtype(found) != found:
-        raise JaffeError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
-    return found
 
 
 class CompiledNet:
@@ -371,6 +360,18 @@ class CompiledNet:
         context = self.context(keep)
         notes = explain_loops(run(self.graph, BEFORE_LOOPS, context), context)
         return summarise(self.graph, self.inferred, self.lowering if lowering else None, self.precision, notes)
+
+    def draw(self, *, direction: str = "LR", shapes: bool = True) -> Drawing:
+        """A picture of the net, left to right or top to bottom (``"TB"``): shown by notebooks, as SVG where Graphviz's
+        ``dot`` is on the path, else as Mermaid. ``.save("net.svg")`` writes it, also .png, .pdf, .dot, .mmd.
+
+        Activations, BatchNorm, Scale and Dropout are in the box of the layer before. Modules have a frame, frozen
+        layers a dashed border, shared weights one of one colour. Of more than four unrolled steps the first two and
+        the last are there. Raises JaffeError for another direction.
+        """
+        from jaffe.compile.drawing import draw
+
+        return draw(self, direction=direction, shapes=shapes)
 
     def as_linen(self) -> linen.Module:
         """The net as a Flax Linen module: ``module.init(key, inputs)``, ``module.apply(variables, inputs)``.

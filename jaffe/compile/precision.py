@@ -16,6 +16,23 @@ BFLOAT16 = np.dtype(jnp.bfloat16)
 PRECISIONS = {"float32": None, "bfloat16": BFLOAT16, "bf16": BFLOAT16}
 
 
+def blob_dtype(dtype: Any) -> np.dtype:
+    """The dtype of a net's weights and blobs.
+
+    Raises:
+        JaffeError: it is neither float32 nor float64; or float64, and JAX has it not enabled.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in (np.float32, np.float64):
+        raise JaffeError(f"dtype is float32 or float64; received {dtype}")
+    if jax.dtypes.canonicalize_dtype(found) != found:
+        raise JaffeError('dtype float64 needs jax.config.update("jax_enable_x64", True)')
+    return found
+
+
 def precision_dtype(precision: str, dtype: np.dtype) -> np.dtype:
     """The dtype of products, and of what lies between them, in a net of this dtype.
 

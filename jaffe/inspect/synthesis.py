@@ -21,25 +21,25 @@ Bounds = tuple[Any, Any]
 
 
 def class_image(
-    net: CompiledNet, variables: Variables, class_: int, key: Array, *, blob: str | None = None, steps: int = 256,
-    rate: float = 0.02, decay: float = 0.01, smooth: float = 1.0, jitter: int = 8, bounds: Bounds | None = None,
-    size: tuple[int, int] | None = None,
+    net: CompiledNet, variables: Variables, class_: int, key: Array, *, blob: str | None = None, steps: int = 128,
+    rate: float = 0.03, decay: float = 0.01, smooth: float = 0.5, colour: float = 0.4, jitter: int = 8,
+    bounds: Bounds | None = None, size: tuple[int, int] | None = None,
 ) -> Array:
     """An image that a net takes for a class: gradient ascent on the score, from noise.
 
-    ``x += rate * range * (g / rms(g))``, then ``x -= decay * (x - middle)``; g is the gradient of the class's score,
-    of which waves of f cycles an image count as much as ``f ** -smooth``, and ``rate`` falls to 0 along a half cosine.
-    Before each step the image is moved round its borders by chance. Where a whole ReLU layer is off, the gradient
-    passes as if it were on.
+    ``x += rate * range * g / rms(g)``, then ``x -= decay * (x - middle)``; g is the gradient of the class's score, of
+    which waves of f cycles an image count ``f ** -smooth`` times, and differences of colours ``colour`` times. ``rate``
+    and ``decay`` fall to 0 along a half cosine. Before each step the image is moved round its borders by chance. Where
+    a whole ReLU layer is off, the gradient passes as if it were on.
     Source: Simonyan et al. 2013, arXiv 1312.6034 (ascent, L2); Olah et al. 2017, Feature Visualization, Distill
-    (weighted frequencies, jitter).
+    (weights of frequencies and colours, jitter).
 
     Args:
         blob: the scores, (N, classes, ...); by default what the loss, or the Softmax, reads.
         steps: of ascent.
         rate: the first step, as a share of the range between the bounds.
-        decay: how far each step pulls to the middle of the bounds; the L2 penalty.
-        smooth: 0 is the plain gradient.
+        decay: how far the first step pulls to the middle of the bounds: the L2 penalty.
+        smooth, colour: 0 and 1 are the plain gradient.
         jitter: pixels that the image is moved by at most.
         bounds: least and greatest value of a pixel, numbers or arrays (C, 1, 1). By default what ``transform_param``
             makes of 0 and 255.
@@ -57,12 +57,12 @@ def class_image(
     low, high = _bounds(net, name, shape[1], bounds)
     x = (low + high) / 2 + (high - low) * 0.02 * jax.random.normal(jax.random.fold_in(key, 0), shape, net.dtype)
     return _ascend(part, steps, _score_of, variables, x, classes, jax.random.fold_in(key, 1), low, high,
-                   rate, decay, smooth, jitter)
+                   rate, decay, smooth, colour, jitter)
 
 
 def deep_dream(
     net: CompiledNet, variables: Variables, image: Any, blob: str, key: Array, *, octaves: int = 4, zoom: float = 1.4,
-    steps: int = 12, rate: float = 0.01, smooth: float = 0.0, jitter: int = 32, bounds: Bounds | None = None,
+    steps: int = 16, rate: float = 0.015, smooth: float = 0.5, jitter: int = 32, bounds: Bounds | None = None,
 ) -> Array:
     """An image in which what a blob sees is made stronger: ascent on half the sum of its squares.
 
@@ -95,7 +95,7 @@ def deep_dream(
         base = jax.image.resize(x, (*x.shape[:2], *size), "bilinear")
         start = base + jax.image.resize(added, base.shape, "bilinear")
         dreamt = _ascend(part, steps, _norm_of, variables, start, jnp.zeros(len(x), int), jax.random.fold_in(key, i),
-                         low, high, rate, 0.0, smooth, jitter)
+                         low, high, rate, 0.0, smooth, 1.0, jitter)
         added = dreamt - base
     return x + added
 
@@ -166,7 +166,7 @@ def _norm_of(value: Array, _: Array) -> Array:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _ascend(
     part: Part, steps: int, objective: Callable[[Array, Array], Array], variables: Variables, x: Array, classes: Array,
-    key: Array, low: Array, high: Array, rate: Array, decay: Array, smooth: Array, jitter: Array,
+    key: Array, low: Array, high: Array, rate: Array, decay: Array, smooth: Array, colour: Array, jitter: Array,
 ) -> Array:
     name = part.image
     gains = _gains(x.shape, smooth)
@@ -177,10 +177,12 @@ def _ascend(
         moved = jnp.roll(x, by, (2, 3))
         g = jax.grad(lambda x: objective(part.one(variables, {name: x}), classes))(moved)
         g = jnp.fft.irfft2(jnp.fft.rfft2(g) * gains, g.shape[2:])
+        grey = g.mean(1, keepdims=True)
+        g = grey + colour * (g - grey)
         g = g / (jnp.sqrt((g**2).mean((1, 2, 3), keepdims=True)) + jnp.finfo(g.dtype).tiny)
         now = rate * (1 + jnp.cos(jnp.pi * i / steps)) / 2
         moved = moved + now * (high - low) * g
-        moved = moved - decay * (moved - (low + high) / 2)
+        moved = moved - decay * now / rate * (moved - (low + high) / 2)
         return jnp.clip(jnp.roll(moved, -by, (2, 3)), low, high), None
 
     return jax.lax.scan(step, x, (jax.random.split(key, steps), jnp.arange(steps)))[0]
