@@ -77,13 +77,15 @@ def _default(param: Any) -> str:
     if param.required:
         return "required"
     if isinstance(param.show_default, str):
-        return param.show_default
+        return _text(param.show_default)
     shown = param.show_default and param.default not in (None, "", False, [], ())
     return f"`{param.default}`" if shown else ""
 
 
 def _text(text: str | None) -> str:
-    return re.sub(r"\bdocs/([a-z-]+\.md)\b", r"[\1](\1)", text or "").replace("|", "\\|")
+    """Markdown: pages are links, options are code."""
+    linked = re.sub(r"\bdocs/([a-z-]+\.md)\b", r"[\1](\1)", text or "")
+    return re.sub(r"(?<!\S)--[a-z-]+", r"`\g<0>`", linked).replace("|", "\\|")
 
 
 if __name__ == "__main__":

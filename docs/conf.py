@@ -32,7 +32,6 @@ html_title = "jaffe"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
-smartquotes = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
@@ -77,6 +76,14 @@ def _no_types(app: Sphinx, what: str, name: str, value: Any, options: Any, lines
             lines[i + 1] = lines[i + 1][: -len(text)] + ": " + text
 
 
+def _no_factories(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults of data classes that are made anew have a form that is no Python, and so would not be laid out."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", _links)
     app.connect("autodoc-process-docstring", _no_types, priority=0)
+    app.connect("autodoc-process-signature", _no_factories)
