@@ -183,5 +183,5 @@ class CharLSTM(Net):
 
 NETS = {
     "lenet": LeNet, "cifar10_full": CIFAR10Full, "caffenet": CaffeNet, "googlenet": GoogLeNet,
-    "squeezenet": SqueezeNet, "resnet18": ResNet18, "mobilenet": MobileNet, "char_lstm": CharLSTM,
+    "squeezenet1_1": SqueezeNet, "resnet18": ResNet18, "mobilenet": MobileNet, "char_lstm": CharLSTM,
 }

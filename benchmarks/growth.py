@@ -34,7 +34,7 @@ BATCHES = {
 # product's weights grow with the image too.
 SIZES = {
     "cifar10_full": (8, (32, 48, 64, 96, 128, 192, 256)),
-    "squeezenet": (4, (64, 96, 128, 160, 192, 224, 288, 320)),
+    "squeezenet1_1": (4, (64, 96, 128, 160, 192, 224, 288, 320)),
     "resnet18": (4, (64, 96, 128, 160, 192, 224, 288, 320)),
 }
 

@@ -46,7 +46,7 @@ NETS = {
     "cifar10_full": Net("CIFAR10-full", 100, (3, 32, 32), 10),
     "caffenet": Net("CaffeNet", 16, (3, 227, 227), 1000),
     "googlenet": Net("GoogLeNet", 8, (3, 224, 224), 1000),
-    "squeezenet": Net("SqueezeNet", 8, (3, 227, 227), 1000),
+    "squeezenet1_1": Net("SqueezeNet", 8, (3, 227, 227), 1000),
     "resnet18": Net("ResNet-18", 8, (3, 224, 224), 1000),
     "mobilenet": Net("MobileNet", 8, (3, 224, 224), 1000),
     "char_lstm": Net("char-LSTM", 32, (100,), 128),

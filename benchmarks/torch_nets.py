@@ -180,6 +180,6 @@ def make(name: str, train: bool) -> nn.Module:
 
 
 NETS = {
-    "lenet": lenet, "cifar10_full": cifar10_full, "caffenet": caffenet, "squeezenet": squeezenet,
+    "lenet": lenet, "cifar10_full": cifar10_full, "caffenet": caffenet, "squeezenet1_1": squeezenet,
     "resnet18": resnet18, "mobilenet": mobilenet, "char_lstm": CharLSTM,
 }

@@ -1,16 +1,18 @@
 """Nets that people know, each a function that returns a spec, and recipes to train some of them. Imports no JAX."""
 
+from jaffe.zoo.alexnet import alexnet as alexnet
+from jaffe.zoo.alexnet import caffenet as caffenet
+from jaffe.zoo.alexnet import nin as nin
+from jaffe.zoo.densenet import densenet121 as densenet121
 from jaffe.zoo.frames import caption as caption
 from jaffe.zoo.frames import lrcn as lrcn
 from jaffe.zoo.generate import beam_search as beam_search
 from jaffe.zoo.generate import char_step as char_step
 from jaffe.zoo.generate import sample as sample
-from jaffe.zoo.imagenet import caffenet as caffenet
-from jaffe.zoo.imagenet import googlenet as googlenet
-from jaffe.zoo.imagenet import mobilenet as mobilenet
-from jaffe.zoo.imagenet import resnet18 as resnet18
-from jaffe.zoo.imagenet import squeezenet as squeezenet
-from jaffe.zoo.imagenet import vgg16 as vgg16
+from jaffe.zoo.inception import googlenet as googlenet
+from jaffe.zoo.inception import inception_v3 as inception_v3
+from jaffe.zoo.mobilenet import mobilenet as mobilenet
+from jaffe.zoo.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaffe.zoo.nets import autoencoder as autoencoder
 from jaffe.zoo.nets import cifar10_full as cifar10_full
 from jaffe.zoo.nets import cifar10_quick as cifar10_quick
@@ -23,3 +25,20 @@ from jaffe.zoo.recipes import recipe as recipe
 from jaffe.zoo.recurrent import char_lstm as char_lstm
 from jaffe.zoo.recurrent import lstm_sequence_classifier as lstm_sequence_classifier
 from jaffe.zoo.recurrent import seq2seq_addition as seq2seq_addition
+from jaffe.zoo.resnet import resnet18 as resnet18
+from jaffe.zoo.resnet import resnet20 as resnet20
+from jaffe.zoo.resnet import resnet32 as resnet32
+from jaffe.zoo.resnet import resnet34 as resnet34
+from jaffe.zoo.resnet import resnet44 as resnet44
+from jaffe.zoo.resnet import resnet50 as resnet50
+from jaffe.zoo.resnet import resnet56 as resnet56
+from jaffe.zoo.resnet import resnet101 as resnet101
+from jaffe.zoo.resnet import resnet110 as resnet110
+from jaffe.zoo.resnet import resnet152 as resnet152
+from jaffe.zoo.senet import se_resnet50 as se_resnet50
+from jaffe.zoo.senet import senet154 as senet154
+from jaffe.zoo.shufflenet import shufflenet as shufflenet
+from jaffe.zoo.squeezenet import squeezenet1_0 as squeezenet1_0
+from jaffe.zoo.squeezenet import squeezenet1_1 as squeezenet1_1
+from jaffe.zoo.vgg import vgg16 as vgg16
+from jaffe.zoo.vgg import vgg19 as vgg19

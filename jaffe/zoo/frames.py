@@ -12,8 +12,8 @@ from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.netdef.cells import UNIFORM
+from jaffe.zoo.alexnet import caffenet_features
 from jaffe.zoo.cards import published
-from jaffe.zoo.imagenet import caffenet_features
 from jaffe.zoo.parts import TEST
 from jaffe.zoo.recurrent import inputs
 

@@ -1,4 +1,4 @@
-"""What nets begin and end with: data layers of both phases, a loss, and in phase TEST an accuracy."""
+"""What nets begin and end with, and pieces of them under the names that published files give them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaffe.netdef import L, NetSpec
+from jaffe.netdef.blocks import learned
 from jaffe.netdef.builder import Top
 
 TRAIN, TEST = {"phase": "TRAIN"}, {"phase": "TEST"}
+MSRA, XAVIER = {"type": "msra"}, {"type": "xavier"}
 
 
 def images(
@@ -28,3 +30,43 @@ def classify(n: NetSpec, scores: Top) -> None:
     """Softmax loss of the scores, and accuracy, against the net's label."""
     n.accuracy = L.Accuracy(scores, n.label, include=TEST)
     n.loss = L.SoftmaxWithLoss(scores, n.label)
+
+
+def gaussian(std: float, bias: float = 0, lr: tuple[float, float] = (1, 2)) -> dict[str, Any]:
+    """Weights and biases as AlexNet's: filled, and how fast they learn."""
+    return {"param": learned(lr), "weight_filler": {"type": "gaussian", "std": std},
+            "bias_filler": {"type": "constant", "value": bias}}
+
+
+def lrn(bottom: Top) -> Top:
+    """The normalisation across channels of AlexNet and GoogLeNet."""
+    return L.LRN(bottom, local_size=5, alpha=1e-4, beta=0.75)
+
+
+def relu(n: NetSpec, name: str, top: Top, activation: str) -> Top:
+    """A layer and an in-place ReLU on it, under these names; the ReLU is there in the layer's phases."""
+    n[name] = top
+    n[activation] = L.ReLU(top, in_place=True, include=list(top.call.proto.include))
+    return n[activation]
+
+
+def normalise(n: NetSpec, bn: str, scale: str, bottom: Top, *, in_place: bool = True, **settings: Any) -> Top:
+    """BatchNorm and Scale under these names."""
+    phases = list(bottom.call.proto.include)
+    n[bn] = L.BatchNorm(bottom, in_place=in_place, include=phases, **settings)
+    n[scale] = L.Scale(n[bn], bias_term=True, in_place=True, param=learned(lr=(1, 1), decay=(0, 0)), include=phases)
+    return n[scale]
+
+
+def conv_bn(
+    n: NetSpec, name: str, bn: str, scale: str, bottom: Top, num_output: int, *, bias_term: bool = False,
+    **settings: Any,
+) -> Top:
+    """Convolution, BatchNorm and Scale in place, under these names."""
+    n[name] = L.Convolution(bottom, num_output=num_output, bias_term=bias_term, weight_filler=MSRA, **settings)
+    return normalise(n, bn, scale, n[name])
+
+
+def global_pool(bottom: Top) -> Top:
+    """The mean over all places: (N, C, H, W) -> (N, C, 1, 1)."""
+    return L.Pooling(bottom, pool="AVE", global_pooling=True)
