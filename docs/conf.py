@@ -68,8 +68,8 @@ def _links(app: Sphinx, page: str, source: list[str]) -> None:
 
 def _no_types(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Napoleon takes what stands before a colon for a type, in attributes and below Returns; here it is a sentence."""
-    if what in ("attribute", "property"):
-        lines.insert(0, "")
+    if what in ("attribute", "property") and lines:
+        lines[0] = f": {lines[0]}"
     for i, line in enumerate(lines[:-1]):
         if line.strip() in ("Returns:", "Yields:"):
             text = lines[i + 1].lstrip()

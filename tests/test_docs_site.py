@@ -62,6 +62,13 @@ def test_builds_without_a_warning(tmp_path: Path) -> None:
     assert [name for name in jaffe.__all__ if f'id="jaffe.{name}"' not in shown] == ["cells", "__version__"]
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Of what is read in the repository; the site's own links are Sphinx's to check."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 def test_code_of_pages_runs(tmp_path: Path) -> None:
     script = []
     for page, before in RUN.items():
