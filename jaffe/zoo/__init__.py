@@ -3,6 +3,10 @@
 from jaffe.zoo.alexnet import alexnet as alexnet
 from jaffe.zoo.alexnet import caffenet as caffenet
 from jaffe.zoo.alexnet import nin as nin
+from jaffe.zoo.cifar import cifar10_full as cifar10_full
+from jaffe.zoo.cifar import cifar10_full_sigmoid as cifar10_full_sigmoid
+from jaffe.zoo.cifar import cifar10_full_sigmoid_bn as cifar10_full_sigmoid_bn
+from jaffe.zoo.cifar import cifar10_quick as cifar10_quick
 from jaffe.zoo.densenet import densenet121 as densenet121
 from jaffe.zoo.frames import caption as caption
 from jaffe.zoo.frames import lrcn as lrcn
@@ -14,8 +18,6 @@ from jaffe.zoo.inception import inception_v3 as inception_v3
 from jaffe.zoo.mobilenet import mobilenet as mobilenet
 from jaffe.zoo.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaffe.zoo.nets import autoencoder as autoencoder
-from jaffe.zoo.nets import cifar10_full as cifar10_full
-from jaffe.zoo.nets import cifar10_quick as cifar10_quick
 from jaffe.zoo.nets import lenet as lenet
 from jaffe.zoo.nets import logreg as logreg
 from jaffe.zoo.nets import mlp as mlp

@@ -1,4 +1,4 @@
-"""Small nets, for digits, CIFAR-10 and vectors."""
+"""Small nets, for digits and vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaffe.netdef import L, NetSpec
-from jaffe.netdef.blocks import ave_pool, learned, max_pool
+from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import classify, images
@@ -97,87 +97,6 @@ def logreg(
     images(n, shape, batch, test_batch, transform)
     n.scores = L.InnerProduct(n.data, num_output=classes, param=learned(), weight_filler={"type": "xavier"})
     classify(n, n.scores)
-    return n
-
-
-@published(
-    title="CIFAR-10 quick", task="classification", paper="Caffe's examples/cifar10",
-    input="32x32, RGB, 0 to 255 less the mean image",
-    accuracy=[Figure("75 %", "CIFAR-10; Caffe's examples/cifar10")],
-    params=Figure("145,578", "Caffe's cifar10_quick_iter_5000.caffemodel.h5"),
-)
-def cifar10_quick(
-    *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
-) -> NetSpec:
-    """Caffe's quick CIFAR-10 net: 32x32 colour images, 145,578 parameters for 10 classes.
-
-    Published with that example: about 75 %. Source: Caffe's ``examples/cifar10``.
-
-    Args:
-        transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.
-    """
-    n = NetSpec("CIFAR10_quick")
-    images(n, (3, 32, 32), batch, test_batch, transform)
-
-    def settled(std: float) -> dict[str, Any]:
-        return {"param": learned(decay=(1, 1)), "weight_filler": {"type": "gaussian", "std": std}}
-
-    n.conv1 = L.Convolution(n.data, num_output=32, kernel_size=5, pad=2, **settled(0.0001))
-    n.pool1 = max_pool(n.conv1, kernel_size=3)
-    n.relu1 = L.ReLU(n.pool1, in_place=True)
-    n.conv2 = L.Convolution(n.relu1, num_output=32, kernel_size=5, pad=2, **settled(0.01))
-    n.relu2 = L.ReLU(n.conv2, in_place=True)
-    n.pool2 = ave_pool(n.relu2, kernel_size=3)
-    n.conv3 = L.Convolution(n.pool2, num_output=64, kernel_size=5, pad=2, **settled(0.01))
-    n.relu3 = L.ReLU(n.conv3, in_place=True)
-    n.pool3 = ave_pool(n.relu3, kernel_size=3)
-    n.ip1 = L.InnerProduct(n.pool3, num_output=64, **settled(0.1))
-    n.ip2 = L.InnerProduct(n.ip1, num_output=classes, **settled(0.1))
-    classify(n, n.ip2)
-    return n
-
-
-@published(
-    title="CIFAR-10 full", task="classification",
-    paper="Krizhevsky's cuda-convnet, layers-18pct; as in Caffe's examples/cifar10",
-    input="32x32, RGB, 0 to 255 less the mean image",
-    accuracy=[Figure("82 %", "CIFAR-10 without augmentation; cuda-convnet's layers-18pct")],
-    params=Figure("89,578", "Caffe's cifar10_full_iter_70000.caffemodel.h5"),
-)
-def cifar10_full(
-    *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
-) -> NetSpec:
-    """Caffe's full CIFAR-10 net: 32x32 colour images, local response normalisation within channels, 89,578 parameters
-    for 10 classes.
-
-    Published: 18 % error without augmentation, for the net of cuda-convnet (Krizhevsky, ``layers-18pct``) that it
-    reproduces. Source: Caffe's ``examples/cifar10``.
-
-    Args:
-        transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.
-    """
-    n = NetSpec("CIFAR10_full")
-    images(n, (3, 32, 32), batch, test_batch, transform)
-
-    def convolution(bottom: Top, num_output: int, std: float) -> Top:
-        return L.Convolution(bottom, num_output=num_output, kernel_size=5, pad=2, param=learned(decay=(1, 1)),
-                             weight_filler={"type": "gaussian", "std": std})
-
-    norm = dict(local_size=3, alpha=5e-5, beta=0.75, norm_region="WITHIN_CHANNEL")
-    n.conv1 = convolution(n.data, 32, 0.0001)
-    n.pool1 = max_pool(n.conv1, kernel_size=3)
-    n.relu1 = L.ReLU(n.pool1, in_place=True)
-    n.norm1 = L.LRN(n.relu1, **norm)
-    n.conv2 = convolution(n.norm1, 32, 0.01)
-    n.relu2 = L.ReLU(n.conv2, in_place=True)
-    n.pool2 = ave_pool(n.relu2, kernel_size=3)
-    n.norm2 = L.LRN(n.pool2, **norm)
-    n.conv3 = convolution(n.norm2, 64, 0.01)
-    n.relu3 = L.ReLU(n.conv3, in_place=True)
-    n.pool3 = ave_pool(n.relu3, kernel_size=3)
-    n.ip1 = L.InnerProduct(n.pool3, num_output=classes, param=learned(decay=(250, 0)),
-                           weight_filler={"type": "gaussian", "std": 0.01})
-    classify(n, n.ip1)
     return n
 
 

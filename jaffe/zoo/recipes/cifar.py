@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from jaffe.zoo import nets
+from jaffe.zoo import cifar
 from jaffe.zoo.recipes.base import Recipe, entered
 
 
 @entered
 def cifar10_quick() -> Recipe:
     return Recipe(
-        "cifar10_quick", nets.cifar10_quick(transform={"mean_value": [125.3, 123.0, 113.9]}),
+        "cifar10_quick", cifar.cifar10_quick(transform={"mean_value": [125.3, 123.0, 113.9]}),
         dict(
             base_lr=0.001, momentum=0.9, weight_decay=0.004, lr_policy="multistep", gamma=0.1, stepvalue=[4000],
             max_iter=5000, test_iter=[100], test_interval=500, display=100, average_loss=100, snapshot=1000,
