@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,17 @@ from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader
 from jaffe.netdef.errors import SpecError
 from jaffe.train.compilation import Compilation, watch_compilation
+from jaffe.train.profile import Profile, profile
+
+PROFILED = 10  # runs: enough for a mean, few enough for the profiler's memory
 
 
 @dataclass(frozen=True)
 class Timing:
     """Median milliseconds: a forward pass, and the rest of a forward and backward pass (``None``: no gradient).
 
-    Of the whole net also: the seconds of tracing it and lowering it to XLA's language, and what compiling it took.
+    Of the whole net also: the seconds of tracing it and lowering it to XLA's language, what compiling it took, and how
+    its time is divided among layers (``None``: the profiler does not say).
     """
 
     name: str
@@ -36,10 +40,12 @@ class Timing:
     backward: float | None
     trace_seconds: float = 0.0
     compilation: Compilation | None = None
+    profile: Profile | None = None
 
 
 def time_net(net: CompiledNet, iterations: int) -> Timing:
-    """Time ``apply``, and value and gradient of ``loss`` when there is one, as one program each."""
+    """Time ``apply``, and value and gradient of ``loss`` when there is one, as one program each; the profile is that of
+    the latter, where there is one."""
     variables, inputs, key = _arguments(net)
     functions: list[Callable[..., Any]] = [lambda v, x: net.apply(v, x, key)[0]]
     arguments: list[tuple[Any, ...]] = [(variables, inputs)]
@@ -53,7 +59,8 @@ def time_net(net: CompiledNet, iterations: int) -> Timing:
         programs = [one.compile() for one in lowered]
     forward, *both = [median(*call, iterations) for call in zip(programs, arguments, strict=True)]
     backward = max(both[0] - forward, 0.0) if both else None
-    return Timing(net.name, net.phase, forward, backward, trace_seconds, compilation)
+    found = profile(programs[-1], arguments[-1], [node.name for node in net.graph.nodes], min(iterations, PROFILED))
+    return Timing(net.name, net.phase, forward, backward, trace_seconds, compilation, found)
 
 
 def time_layers(net: CompiledNet, iterations: int) -> list[Timing]:
@@ -110,21 +117,38 @@ def median(function: Callable[..., Any], arguments: tuple[Any, ...], iterations:
     return 1e3 * float(np.median(times))
 
 
-def timing_table(layers: list[Timing], whole: Timing) -> Table:
-    """Layers and the whole net, in milliseconds."""
-    title = Text(f"{whole.name} ({whole.type}), median ms")
+def timing_table(layers: Sequence[Timing], whole: Timing) -> Table:
+    """Layers and the whole net, in milliseconds: alone, and what the profiler saw of each within the whole program."""
+    title = Text(f"{whole.name} ({whole.type}), ms")
     table = Table("layer", "type", title=title, title_justify="left", box=None)
-    table.add_column("forward", justify="right")
-    table.add_column("backward", justify="right")
+    inside = whole.profile
+    for column in ("forward", "backward", *(("in the net: forward", "backward", "share") if inside else ())):
+        table.add_column(column, justify="right")
     for one in layers:
-        table.add_row(Text(one.name), Text(one.type), *_milliseconds(one))
+        table.add_row(Text(one.name), Text(one.type), *_milliseconds(one), *_within(inside, one.name))
+    if inside:
+        table.add_row("", "of no layer", "", "", f"{inside.other:.3f}", "", _share(inside, inside.other))
     table.add_section()
-    table.add_row("whole net", "", *_milliseconds(whole))
+    sums = [sum(part.values()) for part in (inside.forward, inside.backward)] if inside else []
+    table.add_row("whole net", "", *_milliseconds(whole), *(f"{one:.3f}" for one in sums))
     return table
 
 
 def _milliseconds(one: Timing) -> tuple[str, str]:
     return f"{one.forward:.3f}", "" if one.backward is None else f"{one.backward:.3f}"
+
+
+def _within(inside: Profile | None, layer: str) -> tuple[str, ...]:
+    """Nothing for a layer of which XLA or the compiler left nothing of its own."""
+    if inside is None:
+        return ()
+    passes = (part.get(layer) for part in (inside.forward, inside.backward))
+    found = inside.of(layer)
+    return (*("" if one is None else f"{one:.3f}" for one in passes), _share(inside, found) if found else "")
+
+
+def _share(inside: Profile, milliseconds: float) -> str:
+    return f"{milliseconds / inside.total:.1%}" if inside.total else ""
 
 
 def _arguments(net: CompiledNet) -> tuple[dict[str, Any], dict[str, jax.Array], jax.Array]:

@@ -28,7 +28,6 @@ def folder(tmp_path, monkeypatch):
     rows = [{"iteration": k, "loss": 1.0 / (1 + k), "lr": 0.1, "outputs": {}, "elapsed": k} for k in range(3)]
     (tmp_path / "runs" / "net_metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def test_the_page_lies_beside_the_run_or_where_it_is_wanted():
