@@ -30,6 +30,10 @@ _INCEPTION = {
     paper="Szegedy et al. 2014 (arXiv 1409.4842); Caffe's models/bvlc_googlenet",
     input="224x224, BGR, 0 to 255 less 104, 117, 123",
     accuracy=[Figure("68.7 % top-1, 88.9 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_googlenet")],
+    params=Figure("6,624,904", "torchvision 0.24",
+                  "torchvision's has BatchNorm in place of biases, and 3x3 convolutions in place of the 5x5"),
+    multiply_adds=Figure("1.498 G", "torchvision 0.24",
+                         "torchvision's has BatchNorm in place of biases, and 3x3 convolutions in place of the 5x5"),
 )
 def googlenet(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
@@ -99,6 +103,9 @@ def googlenet(
 @published(
     title="Inception v3", task="classification", paper="Szegedy et al. 2015 (arXiv 1512.00567)",
     input="299x299, RGB, 0 to 255 less 128, divided by 128",
+    accuracy=[Figure("78.33 % top-1, 94.25 % top-5", "ImageNet, centre crop; soeaver's caffe-model")],
+    params=Figure("27,161,264", "torchvision 0.24", "torchvision's counts the auxiliary classifier, 3,326,696"),
+    multiply_adds=Figure("5.713 G", "torchvision 0.24"),
 )
 def inception_v3(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None

@@ -26,6 +26,7 @@ _SEPARABLE = {
     input=_INPUT,
     accuracy=[Figure("70.6 % top-1", "ImageNet; the paper"),
               Figure("70.81 % top-1, 89.85 % top-5", "ImageNet, centre crop; shicai's MobileNet-Caffe")],
+    params=Figure("4.2 M", "the paper, table 6"), multiply_adds=Figure("569 M", "the paper, table 6"),
 )
 def mobilenet(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
@@ -65,6 +66,9 @@ _INVERTED = {
 @published(
     title="MobileNet v2", task="classification", paper="Sandler et al. 2018 (arXiv 1801.04381), width 1.0",
     input=_INPUT,
+    params=Figure("3,504,872", "torchvision 0.24", "an expansion in the first block, which the paper has not: 1,088"),
+    multiply_adds=Figure("0.301 G", "torchvision 0.24",
+                         "that expansion, and four blocks at twice the height and width, as shicai's file has it"),
 )
 def mobilenet_v2(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
-from jaffe.zoo.cards import published
+from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import MSRA, XAVIER, classify, conv_bn, global_pool, images, relu
 
 _PAPER = "He et al. 2015 (arXiv 1512.03385)"
@@ -18,7 +18,11 @@ _INPUT = "224x224, BGR, 0 to 255 less the mean image"
 _CIFAR = "32x32, RGB, 0 to 255 less the mean image"
 
 
-@published(title="ResNet-18", task="classification", paper=_PAPER, input=_INPUT)
+@published(
+    title="ResNet-18", task="classification", paper=_PAPER, input=_INPUT,
+    accuracy=[Figure("69.76 % top-1, 89.08 % top-5", "ImageNet, centre crop; torchvision 0.24")],
+    params=Figure("11,689,512", "torchvision 0.24"), multiply_adds=Figure("1.814 G", "torchvision 0.24"),
+)
 def resnet18(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -30,7 +34,11 @@ def resnet18(
     return _resnet("ResNet-18", (2, 2, 2, 2), _basic, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-34", task="classification", paper=_PAPER, input=_INPUT)
+@published(
+    title="ResNet-34", task="classification", paper=_PAPER, input=_INPUT,
+    accuracy=[Figure("73.31 % top-1, 91.42 % top-5", "ImageNet, centre crop; torchvision 0.24")],
+    params=Figure("21,797,672", "torchvision 0.24"), multiply_adds=Figure("3.664 G", "torchvision 0.24"),
+)
 def resnet34(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 50, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -42,7 +50,12 @@ def resnet34(
     return _resnet("ResNet-34", (3, 4, 6, 3), _basic, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-50", task="classification", paper=_AUTHORS, input=_INPUT)
+@published(
+    title="ResNet-50", task="classification", paper=_AUTHORS, input=_INPUT,
+    params=Figure("25,557,032", "torchvision 0.24", "the bias of the first convolution: 64"),
+    multiply_adds=Figure("4.089 G", "torchvision 0.24",
+                         "torchvision's halves the image in the 3x3 convolutions, not in the 1x1 before them"),
+)
 def resnet50(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -55,7 +68,12 @@ def resnet50(
     return _resnet("ResNet-50", (3, 4, 6, 3), _bottleneck, classes, batch, test_batch, transform, bias=True)
 
 
-@published(title="ResNet-101", task="classification", paper=_AUTHORS, input=_INPUT)
+@published(
+    title="ResNet-101", task="classification", paper=_AUTHORS, input=_INPUT,
+    params=Figure("44,549,160", "torchvision 0.24"),
+    multiply_adds=Figure("7.801 G", "torchvision 0.24",
+                         "torchvision's halves the image in the 3x3 convolutions, not in the 1x1 before them"),
+)
 def resnet101(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -67,7 +85,11 @@ def resnet101(
     return _resnet("ResNet-101", (3, 4, 23, 3), _bottleneck, classes, batch, test_batch, transform, numbered=True)
 
 
-@published(title="ResNet-152", task="classification", paper=_AUTHORS, input=_INPUT)
+@published(
+    title="ResNet-152", task="classification", paper=_AUTHORS, input=_INPUT,
+    params=Figure("60,192,808", "torchvision 0.24"),
+    multiply_adds=Figure("11.3 G", "the paper, section 4.1"),
+)
 def resnet152(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -130,7 +152,10 @@ def _bottleneck(n: NetSpec, block: str, bottom: Top, width: int, stage: int, *, 
     return relu(n, f"res{block}", L.Eltwise(shortcut, x), f"res{block}_relu")
 
 
-@published(title="ResNet-20 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR)
+@published(
+    title="ResNet-20 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR,
+    accuracy=[Figure("91.25 %", "CIFAR-10; the paper")], params=Figure("0.27 M", "the paper"),
+)
 def resnet20(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -142,7 +167,10 @@ def resnet20(
     return _cifar_resnet(20, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-32 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR)
+@published(
+    title="ResNet-32 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR,
+    accuracy=[Figure("92.49 %", "CIFAR-10; the paper")], params=Figure("0.46 M", "the paper"),
+)
 def resnet32(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -154,7 +182,10 @@ def resnet32(
     return _cifar_resnet(32, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-44 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR)
+@published(
+    title="ResNet-44 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR,
+    accuracy=[Figure("92.83 %", "CIFAR-10; the paper")], params=Figure("0.66 M", "the paper"),
+)
 def resnet44(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -166,7 +197,10 @@ def resnet44(
     return _cifar_resnet(44, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-56 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR)
+@published(
+    title="ResNet-56 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR,
+    accuracy=[Figure("93.03 %", "CIFAR-10; the paper")], params=Figure("0.85 M", "the paper"),
+)
 def resnet56(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -178,7 +212,10 @@ def resnet56(
     return _cifar_resnet(56, classes, batch, test_batch, transform)
 
 
-@published(title="ResNet-110 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR)
+@published(
+    title="ResNet-110 (CIFAR)", task="classification", paper=_PAPER, input=_CIFAR,
+    accuracy=[Figure("93.57 %", "CIFAR-10; the paper")], params=Figure("1.7 M", "the paper"),
+)
 def resnet110(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:

@@ -17,7 +17,8 @@ _SOURCE = "ImageNet, centre crop; the authors' SENet"
 
 
 @published(title="SE-ResNet-50", task="classification", paper=_PAPER, input=_INPUT,
-           accuracy=[Figure("77.63 % top-1, 93.64 % top-5", _SOURCE)])
+           accuracy=[Figure("77.63 % top-1, 93.64 % top-5", _SOURCE)],
+           params=Figure("28.1 M", "the paper, table of reduction ratios"))
 def se_resnet50(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:

@@ -21,6 +21,8 @@ _WIDTHS = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 
     title="SqueezeNet 1.0", task="classification",
     paper="Iandola et al. 2016 (arXiv 1602.07360); the authors' SqueezeNet_v1.0", input=_INPUT,
     accuracy=[Figure(_ACCURACY, "ImageNet; the paper")],
+    params=Figure("1,248,424", "torchvision 0.24"),
+    multiply_adds=Figure("0.819 G", "torchvision 0.24", "of 224x224 pixels, and without the padding of the last layer"),
 )
 def squeezenet1_0(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
@@ -38,6 +40,8 @@ def squeezenet1_0(
     title="SqueezeNet 1.1", task="classification",
     paper="Iandola et al. 2016 (arXiv 1602.07360); the authors' SqueezeNet_v1.1", input=_INPUT,
     accuracy=[Figure(_ACCURACY, "ImageNet, of version 1.0; the paper")],
+    params=Figure("1,235,496", "torchvision 0.24"),
+    multiply_adds=Figure("0.349 G", "torchvision 0.24", "of 224x224 pixels"),
 )
 def squeezenet1_1(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None

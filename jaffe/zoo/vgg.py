@@ -20,6 +20,7 @@ _FILLED: dict[str, Any] = {"param": learned(), "weight_filler": MSRA}
     title="VGG-16", task="classification",
     paper="Simonyan, Zisserman 2014 (arXiv 1409.1556), configuration D; VGG_ILSVRC_16_layers", input=_INPUT,
     accuracy=[Figure("73.0 % top-1, 91.2 % top-5", "ImageNet, images of 256, all places; the paper")],
+    params=Figure("138,357,544", "torchvision 0.24"), multiply_adds=Figure("15.47 G", "torchvision 0.24"),
 )
 def vgg16(
     *, classes: int = 1000, batch: int = 64, test_batch: int = 25, transform: Mapping[str, Any] | None = None
@@ -35,6 +36,7 @@ def vgg16(
 @published(
     title="VGG-19", task="classification",
     paper="Simonyan, Zisserman 2014 (arXiv 1409.1556), configuration E; VGG_ILSVRC_19_layers", input=_INPUT,
+    params=Figure("143,667,240", "torchvision 0.24"), multiply_adds=Figure("19.632 G", "torchvision 0.24"),
 )
 def vgg19(
     *, classes: int = 1000, batch: int = 64, test_batch: int = 25, transform: Mapping[str, Any] | None = None
