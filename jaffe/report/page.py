@@ -14,7 +14,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --paper: #0d1117; --ink: #e6edf3; --faint: #9198a1; --line: #3d444d; --tint: #151b23; --blue: #6cb6ff;
     --red: #ff7b72; --shade: 56, 139, 253; }
-  img.figure, img.drawing { filter: invert(1) hue-rotate(180deg); }
+  img.figure, img.drawing { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 1rem clamp(.75rem, 3vw, 2rem) 4rem; background: var(--paper);

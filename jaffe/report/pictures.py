@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
-import subprocess
 from typing import Any
 
 import numpy as np
 
-from jaffe.netdef.errors import JaffeError
 from jaffe.report.markup import Html, fill
 
-DRAWING_SECONDS = 60  # Graphviz may think about a large net for hours
 BINS = 32
 
 
@@ -42,22 +38,6 @@ def png(pixels: np.ndarray, shown: np.ndarray | None = None) -> bytes:
     channels = [pixels[..., ::-1], *([] if shown is None else [shown[..., None]])]
     x = np.nan_to_num(np.concatenate(channels, 2)).clip(0, 1)
     return bytes(cv2.imencode(".png", (x * 255).round().astype(np.uint8))[1])
-
-
-def drawing_svg(dot: str) -> bytes:
-    """A net drawn by Graphviz.
-
-    Raises:
-        JaffeError: Graphviz is not there, or could not draw it in a minute.
-    """
-    if not shutil.which("dot"):
-        raise JaffeError("expected Graphviz (the command dot); found none")
-    try:
-        done = subprocess.run(["dot", "-Tsvg", "-Gbgcolor=transparent"], input=dot.encode(), capture_output=True,
-                              timeout=DRAWING_SECONDS, check=True)
-    except (subprocess.SubprocessError, OSError) as error:
-        raise JaffeError(f"Graphviz ended with {type(error).__name__}") from None
-    return done.stdout
 
 
 def histogram(values: np.ndarray) -> Html:

@@ -11,10 +11,9 @@ from google.protobuf.message import Message
 
 from jaffe.compile.net import CompiledNet
 from jaffe.inspect import filters, tile
-from jaffe.netdef.draw import to_dot
 from jaffe.netdef.errors import JaffeError
 from jaffe.report.markup import Html, fill, join, table
-from jaffe.report.pictures import drawing_svg, figure_svg, histogram, image, png
+from jaffe.report.pictures import figure_svg, histogram, image, png
 from jaffe.report.run import Run
 from jaffe.train.curves import figure_of
 from jaffe.train.report import results
@@ -98,7 +97,7 @@ def net(run: Run) -> Html:
     graph, costs = run.net.graph, run.net.cost()
     drawn = Html()
     try:
-        svg = drawing_svg(to_dot(graph, shapes=run.net.inferred.shapes))
+        svg = run.net.draw().svg.encode()
         drawn = fill('<div class=scroll tabindex=0 role=region aria-label="Drawing of the net">{image}</div>',
                      image=image(svg, "svg+xml", f"The net {run.name} as a graph of {len(graph.nodes)} layers; the "
                                  "table below has the same layers.", "drawing"))

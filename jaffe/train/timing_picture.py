@@ -67,7 +67,7 @@ def timing_figure(layers: Sequence[Timing], whole: Timing) -> Figure:
         axis.set_xlabel("ms")
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(bars) - 0.4, -0.6)  # the first layer above
     axes[-1].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{whole.name} ({whole.type})".replace("$", r"\$"))
     return figure
