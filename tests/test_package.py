@@ -57,7 +57,7 @@ def test_no_jax_where_none_is_needed(module):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["jaffe.compile", "jaffe.train", "jaffe.pycaffe"])
+@pytest.mark.parametrize("module", ["jaffe.compile", "jaffe.inspect", "jaffe.train", "jaffe.pycaffe"])
 def test_optional_parts_are_loaded_late(module):
     late = "{'grain', 'tensorflow_datasets', 'lmdb', 'matplotlib', 'sklearn', 'tensorboardX'}"
     code = f"import {module}, sys; assert not {late} & set(sys.modules), {late} & set(sys.modules)"

@@ -15,7 +15,9 @@ from jaffe.netdef.errors import JaffeError, suggest
 SCALES = ("all", "each", "none")
 
 
-def tile(arrays: Any, columns: int | None = None, *, gap: int = 1, scale: str = "all") -> np.ndarray:
+def tile(
+    arrays: Any, columns: int | None = None, *, gap: int = 1, scale: str = "all", colour: bool | None = None
+) -> np.ndarray:
     """Small pictures side by side as one, white between them.
 
     Args:
@@ -24,6 +26,8 @@ def tile(arrays: Any, columns: int | None = None, *, gap: int = 1, scale: str = 
         gap: pixels between pictures.
         scale: ``"all"``: the least value of all is black and the greatest white; ``"each"``: of each picture;
             ``"none"``: 0 and 1 are.
+        colour: whether the last of four axes is RGB; by default where it has length 3, but for (N, C, 3, 3) of other
+            than 3 channels.
 
     Returns:
         (H, W) or (H, W, 3), in [0, 1].
@@ -34,10 +38,12 @@ def tile(arrays: Any, columns: int | None = None, *, gap: int = 1, scale: str = 
     x = np.asarray(arrays, np.float32)
     if scale not in SCALES:
         raise JaffeError(f"scale is one of {', '.join(SCALES)}; received {scale!r}{suggest(str(scale), SCALES)}")
-    if x.ndim == 4 and x.shape[3] != 3:
+    if colour is None:
+        colour = x.ndim == 4 and x.shape[3] == 3 and (x.shape[2] != 3 or x.shape[1] == 3)
+    if x.ndim == 4 and not colour:
         columns = x.shape[1] if columns is None and len(x) > 1 else columns
         x = x.reshape(-1, *x.shape[2:])
-    if x.ndim not in (3, 4) or 0 in x.shape:
+    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] != 3) or 0 in x.shape:
         raise JaffeError(f"expected pictures (K, h, w), (K, h, w, 3) or (N, C, h, w); received shape {x.shape}")
     if scale != "none":
         axes = tuple(range(1 if scale == "each" else 0, x.ndim))
