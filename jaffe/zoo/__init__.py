@@ -8,6 +8,9 @@ from jaffe.zoo.cifar import cifar10_full_sigmoid as cifar10_full_sigmoid
 from jaffe.zoo.cifar import cifar10_full_sigmoid_bn as cifar10_full_sigmoid_bn
 from jaffe.zoo.cifar import cifar10_quick as cifar10_quick
 from jaffe.zoo.densenet import densenet121 as densenet121
+from jaffe.zoo.faces import deepface as deepface
+from jaffe.zoo.faces import light_cnn4 as light_cnn4
+from jaffe.zoo.faces import light_cnn9 as light_cnn9
 from jaffe.zoo.frames import caption as caption
 from jaffe.zoo.frames import lrcn as lrcn
 from jaffe.zoo.generate import beam_search as beam_search
@@ -15,12 +18,15 @@ from jaffe.zoo.generate import char_step as char_step
 from jaffe.zoo.generate import sample as sample
 from jaffe.zoo.inception import googlenet as googlenet
 from jaffe.zoo.inception import inception_v3 as inception_v3
+from jaffe.zoo.maxout import maxout as maxout
+from jaffe.zoo.maxout import maxout_conv as maxout_conv
 from jaffe.zoo.mobilenet import mobilenet as mobilenet
 from jaffe.zoo.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaffe.zoo.nets import autoencoder as autoencoder
 from jaffe.zoo.nets import lenet as lenet
 from jaffe.zoo.nets import logreg as logreg
 from jaffe.zoo.nets import mlp as mlp
+from jaffe.zoo.nets import net3 as net3
 from jaffe.zoo.recipes import RECIPES as RECIPES
 from jaffe.zoo.recipes import Recipe as Recipe
 from jaffe.zoo.recipes import recipe as recipe
@@ -42,5 +48,8 @@ from jaffe.zoo.senet import senet154 as senet154
 from jaffe.zoo.shufflenet import shufflenet as shufflenet
 from jaffe.zoo.squeezenet import squeezenet1_0 as squeezenet1_0
 from jaffe.zoo.squeezenet import squeezenet1_1 as squeezenet1_1
+from jaffe.zoo.tasks import multilabel as multilabel
+from jaffe.zoo.tasks import multitask as multitask
+from jaffe.zoo.tasks import siamese as siamese
 from jaffe.zoo.vgg import vgg16 as vgg16
 from jaffe.zoo.vgg import vgg19 as vgg19

@@ -10,6 +10,7 @@ from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import classify, images
+from jaffe.zoo.recurrent import inputs
 
 
 @published(
@@ -31,16 +32,32 @@ def lenet(
     """
     n = NetSpec("LeNet")
     images(n, (1, 28, 28), batch, test_batch, transform)
-    settled = {"param": learned(decay=(1, 1)), "weight_filler": {"type": "xavier"}}
-    n.conv1 = L.Convolution(n.data, num_output=20, kernel_size=5, **settled)
-    n.pool1 = max_pool(n.conv1)
-    n.conv2 = L.Convolution(n.pool1, num_output=50, kernel_size=5, **settled)
-    n.pool2 = max_pool(n.conv2)
-    n.ip1 = L.InnerProduct(n.pool2, num_output=500, **settled)
-    n.relu1 = L.ReLU(n.ip1, in_place=True)
-    n.ip2 = L.InnerProduct(n.relu1, num_output=classes, **settled)
+    n.ip2 = L.InnerProduct(lenet_features(n, n.data), num_output=classes, **lenet_weights("ip2"))
     classify(n, n.ip2)
     return n
+
+
+def lenet_weights(layer: str, *, shared: bool = False) -> dict[str, Any]:
+    """LeNet's filler and multipliers; shared, weights have names: ``conv1_w`` and ``conv1_b``."""
+    param = learned(decay=(1, 1))
+    names = [{"name": f"{layer}_{end}"} for end in "wb"] if shared else [{}, {}]
+    return {"param": [{**name, **one} for name, one in zip(names, param, strict=True)],
+            "weight_filler": {"type": "xavier"}}
+
+
+def lenet_features(n: NetSpec, bottom: Top, suffix: str = "", *, shared: bool = False) -> Top:
+    """LeNet up to relu1: (N, C, H, W) -> (N, 500). ``suffix`` is of each layer's name, not of shared weights'."""
+
+    def add(name: str, top: Top) -> Top:
+        n[name + suffix] = top
+        return top
+
+    x = add("conv1", L.Convolution(bottom, num_output=20, kernel_size=5, **lenet_weights("conv1", shared=shared)))
+    x = add("pool1", max_pool(x))
+    x = add("conv2", L.Convolution(x, num_output=50, kernel_size=5, **lenet_weights("conv2", shared=shared)))
+    x = add("pool2", max_pool(x))
+    x = add("ip1", L.InnerProduct(x, num_output=500, **lenet_weights("ip1", shared=shared)))
+    return add("relu1", L.ReLU(x, in_place=True))
 
 
 @published(
@@ -61,11 +78,12 @@ def mlp(
     """Multi-layer perceptron: hidden layers with ReLU, Dropout before the last layer.
 
     Args:
-        shape: (C, H, W) of one item; (features, 1, 1) for vectors.
+        shape: of one item: (C, H, W), or (features,) of vectors.
         hidden: widths of the hidden layers.
     """
     n = NetSpec("MLP")
-    x, _ = images(n, shape, batch, test_batch, transform)
+    _items(n, shape, batch, test_batch, transform)
+    x = n.data
     for i, width in enumerate(hidden, 1):
         n[f"ip{i}"] = L.InnerProduct(x, num_output=width, param=learned(), weight_filler={"type": "msra"})
         n[f"relu{i}"] = x = L.ReLU(n[f"ip{i}"], in_place=True)
@@ -91,13 +109,23 @@ def logreg(
     """Multinomial logistic regression on float vectors or images: one InnerProduct and a softmax loss.
 
     Args:
-        shape: (C, H, W) of one item; (features, 1, 1) for vectors.
+        shape: of one item: (C, H, W), or (features,) of vectors.
     """
     n = NetSpec("LogisticRegression")
-    images(n, shape, batch, test_batch, transform)
+    _items(n, shape, batch, test_batch, transform)
     n.scores = L.InnerProduct(n.data, num_output=classes, param=learned(), weight_filler={"type": "xavier"})
     classify(n, n.scores)
     return n
+
+
+def _items(
+    n: NetSpec, shape: Sequence[int], batch: int, test_batch: int, transform: Mapping[str, Any] | None
+) -> None:
+    """Data, images or vectors, and label."""
+    if len(shape) == 1:
+        inputs(n, batch, test_batch, {"data": shape, "label": ()}, transform)
+    else:
+        images(n, shape, batch, test_batch, transform)
 
 
 @published(
@@ -146,4 +174,33 @@ def autoencoder(
     n.loss = L.SigmoidCrossEntropyLoss(n.decode1, n.flat, loss_weight=1)
     n.output = L.Sigmoid(n.decode1)
     n.l2_error = L.EuclideanLoss(n.output, n.flat, loss_weight=0)
+    return n
+
+
+@published(
+    title="Net-3", task="classification",
+    paper="LeCun 1989, Generalization and network design strategies", input="16x16, grey, scaled to [0, 1]",
+)
+def net3(
+    *, classes: int = 10, batch: int = 64, test_batch: int = 100, transform: Mapping[str, Any] | None = None
+) -> NetSpec:
+    """Two locally connected layers, whose every place has weights of its own, before the outputs; 1,226 parameters by
+    default.
+
+    The third of five nets for digits that led from fully connected to convolutional layers. Every second place of the
+    layer below is the middle of a window, 3x3 and then 5x5, which is filled up with zeros at the edges. Source: LeCun
+    1989, Generalization and network design strategies; with a softmax loss in place of the squared error.
+
+    Args:
+        transform: fields of ``transform_param``; pixels are expected in [0, 1] after it.
+    """
+    n = NetSpec("Net3")
+    images(n, (1, 16, 16), batch, test_batch, transform)
+    settled = {"num_output": 1, "stride": 2, "param": learned(lr=(1, 1)), "weight_filler": {"type": "xavier"}}
+    n.local1 = L.LocallyConnected(n.data, kernel_size=3, pad=1, **settled)
+    n.tanh1 = L.TanH(n.local1, in_place=True)
+    n.local2 = L.LocallyConnected(n.tanh1, kernel_size=5, pad=2, **settled)
+    n.tanh2 = L.TanH(n.local2, in_place=True)
+    n.scores = L.InnerProduct(n.tanh2, num_output=classes, param=learned(lr=(1, 1)), weight_filler={"type": "xavier"})
+    classify(n, n.scores)
     return n

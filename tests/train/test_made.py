@@ -72,7 +72,8 @@ def test_they_are_the_same_each_time(name):
         np.testing.assert_array_equal(one, again)
 
 
-@pytest.mark.parametrize(("name", "shuffled"), [("text:python", False), ("made:sums", True), ("made:moving", True)])
+@pytest.mark.parametrize(("name", "shuffled"), [("text:python", False), ("made:sums", True), ("made:moving", True),
+                                                ("made:pairs", True), ("made:vectors", True)])
 def test_names(name, shuffled):
     data = open_dataset(name, "test")
     assert (data.name, data.shuffle) == (name, shuffled)

@@ -1,4 +1,4 @@
-"""Data that need no files: text that ships with Python, sums as characters, moving digits."""
+"""Data that need no files: text that ships with Python, sums as characters, vectors, and pictures made of digits."""
 
 from __future__ import annotations
 
@@ -93,10 +93,7 @@ def moving_digits(split: str) -> dict[str, np.ndarray]:
         ``data`` (clips, 8, 1, 16, 16), 0 to 16; ``cont`` (clips, 8), 0 in the first frame, else 1; ``label`` (clips).
         8,000 to train on, and 1,000 of other digits to test.
     """
-    from jaffe.train.data.tfds import TfdsSource  # slow to import
-
-    source = TfdsSource("digits", split)
-    digits = np.stack([source[i]["image"][0] for i in range(len(source))])
+    digits = _digits(split)[0]
     random = np.random.default_rng(split == "test")
     count = 1_000 if split == "test" else 8_000
     label = random.integers(len(WAYS), size=count)
@@ -111,6 +108,98 @@ def moving_digits(split: str) -> dict[str, np.ndarray]:
     return {"data": data, "cont": cont, "label": label.astype(np.int32)}
 
 
+def pairs(split: str) -> dict[str, np.ndarray]:
+    """Two digits each, of one class or of two, as often: for siamese nets.
+
+    Returns:
+        ``pair_data`` (pairs, 2, 28, 28), 0 to 255; ``sim`` (pairs), 1 where both are of one class, else 0. 8,000 to
+        train on, and 2,000 of other digits to test.
+    """
+    digits, label = _digits(split)
+    random = np.random.default_rng(split == "test")
+    count = 2_000 if split == "test" else 8_000
+    sim = np.arange(count) % 2
+    first = random.integers(len(digits), size=count)
+    alike = label[first][:, None] == label
+    second = (random.random(alike.shape) * (alike == sim[:, None])).argmax(1)
+    return {"pair_data": _enlarged(digits, 28)[np.stack([first, second], 1)], "sim": sim.astype(np.int32)}
+
+
+def turned_digits(split: str) -> dict[str, np.ndarray]:
+    """Digits turned by at most 45 degrees either way: three things to learn of each.
+
+    Returns:
+        ``data`` (digits, 1, 28, 28), 0 to 255; ``digit`` (digits); ``odd`` (digits), 1 where it is; ``angle``
+        (digits, 1), -1 to 1: by how much, in units of 45 degrees, to the left. 12,000 to train on, and 1,000 of other
+        digits to test.
+    """
+    import cv2
+
+    digits, label = _digits(split)
+    random = np.random.default_rng(split == "test")
+    count = 1_000 if split == "test" else 12_000
+    chosen = random.integers(len(digits), size=count)
+    angle = random.uniform(-1, 1, count)
+    large = np.pad(_enlarged(digits, 20), ((0, 0), (4, 4), (4, 4)))  # so that no corner is turned out
+    data = np.stack([cv2.warpAffine(large[i], cv2.getRotationMatrix2D((13.5, 13.5), 45 * turn, 1), (28, 28))
+                     for i, turn in zip(chosen, angle, strict=True)])
+    digit = label[chosen]
+    return {"data": data[:, None], "digit": digit, "odd": digit % 2, "angle": angle[:, None].astype(np.float32)}
+
+
+def several_digits(split: str) -> dict[str, np.ndarray]:
+    """Pictures of up to four digits, one in each quarter or none: which ones are there.
+
+    Returns:
+        ``data`` (pictures, 1, 28, 28), 0 to 255; ``label`` (pictures, 10), 1 for each digit that is there, else 0.
+        12,000 to train on, and 1,000 of other digits to test.
+    """
+    digits, label = _digits(split)
+    random = np.random.default_rng(split == "test")
+    count = 1_000 if split == "test" else 12_000
+    chosen = random.integers(len(digits), size=(count, 4))
+    there = random.random((count, 4)) < 0.5
+    quarters = _enlarged(digits, 14)[chosen] * there[..., None, None].astype(np.uint8)
+    data = quarters.reshape(count, 2, 2, 14, 14).transpose(0, 1, 3, 2, 4).reshape(count, 1, 28, 28)
+    present = (np.eye(10, dtype=np.float32)[label[chosen]] * there[..., None]).max(1)
+    return {"data": data, "label": present}
+
+
+def vectors(split: str) -> dict[str, np.ndarray]:
+    """Points of two classes, two clusters each, that no line divides; two of their four numbers say nothing.
+
+    Returns:
+        ``data`` (points, 4), float32; ``label`` (points). 7,500 to train on, and 2,500 to test. Source: scikit-learn's
+        ``make_classification`` with the settings of Caffe's ``examples/02-brewing-logreg.ipynb``.
+    """
+    from sklearn.datasets import make_classification
+
+    data, label = make_classification(n_samples=10_000, n_features=4, n_redundant=0, n_informative=2,
+                                      n_clusters_per_class=2, hypercube=False, random_state=0)
+    chosen = slice(7_500, None) if split == "test" else slice(7_500)
+    return {"data": data[chosen].astype(np.float32), "label": label[chosen].astype(np.int32)}
+
+
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Those of ``tfds:digits``: (digits, 8, 8), 0 to 16, and their classes."""
+    from jaffe.train.data.tfds import TfdsSource  # slow to import
+
+    source = TfdsSource("digits", split)
+    records = [source[i] for i in range(len(source))]
+    return (np.stack([record["image"][0] for record in records]),
+            np.array([record["label"] for record in records], np.int32))
+
+
+def _enlarged(digits: np.ndarray, size: int) -> np.ndarray:
+    """(..., 8, 8), 0 to 16 -> (..., size, size), 0 to 255."""
+    import cv2
+
+    flat = digits.reshape(-1, *digits.shape[-2:]).astype(np.float32) * (255 / 16)
+    large = np.stack([cv2.resize(digit, (size, size), interpolation=cv2.INTER_LINEAR) for digit in flat])
+    return np.rint(large).astype(np.uint8).reshape(*digits.shape[:-2], size, size)
+
+
 # What --data calls them, and whether training takes the records in another order each time.
-MADE = {"text:python": (python_text, False), "made:sums": (sums, True),
-        "made:moving": (moving_digits, True)}
+MADE = {"text:python": (python_text, False), "made:sums": (sums, True), "made:moving": (moving_digits, True),
+        "made:pairs": (pairs, True), "made:turned": (turned_digits, True), "made:several": (several_digits, True),
+        "made:vectors": (vectors, True)}
