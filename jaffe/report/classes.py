@@ -32,7 +32,7 @@ def classes(results: Results) -> Html:
         worst = int(others.argmax())
         rows.append([i, f"{found.of_class[i]:,}", _percent(found.recall[i]), _percent(found.precision[i]),
                      *([_percent(found.iou[i])] if found.spatial else []),
-                     f"{worst} ({others[worst]:,} times)" if others[worst] else ""])
+                     f"{worst} ({others[worst]:,}×)" if others[worst] else ""])
     return fill("<p>{head}</p>{table}", head=_head(found), table=table(caption, columns, rows))
 
 

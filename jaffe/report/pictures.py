@@ -20,12 +20,12 @@ def image(data: bytes, kind: str, alt: str, style: str = "") -> Html:
 
 
 def figure_svg(figure: Any) -> bytes:
-    """A matplotlib figure, without background and date: the same for the same figure."""
+    """A matplotlib figure, without margin colour and date: the same for the same figure."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
     with rc_context({"svg.hashsalt": "jaffe"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", facecolor="none", metadata={"Date": None})
     return file.getvalue()
 
 

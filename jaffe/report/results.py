@@ -124,7 +124,7 @@ def _losses(
             others = scores.copy()
             others[rows, own] = -np.inf
             losses = others.max(1) - scores[rows, own]
-    return np.where(inside & np.isfinite(losses), losses, np.inf), shares
+    return np.where(inside & np.isfinite(losses), losses + 0.0, np.inf), shares  # no -0
 
 
 def _pictures(net: CompiledNet, images: np.ndarray, blob: str, order: str) -> np.ndarray:
