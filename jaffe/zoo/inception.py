@@ -9,7 +9,7 @@ from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import ave_pool, learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.zoo.cards import Figure, published
-from jaffe.zoo.parts import TRAIN, XAVIER, classify, conv_bn, global_pool, images, lrn, relu
+from jaffe.zoo.parts import MSRA, TRAIN, XAVIER, classify, global_pool, images, lrn, normalise, relu
 
 # Of each inception module: 1x1; 3x3 and 5x5, each after its reduction; projection of the pool.
 _INCEPTION = {
@@ -102,7 +102,7 @@ def googlenet(
 
 @published(
     title="Inception v3", task="classification", paper="Szegedy et al. 2015 (arXiv 1512.00567)",
-    input="299x299, RGB, 0 to 255 less 128, divided by 128",
+    input="299x299, BGR, 0 to 255 less 128, divided by 128",
     accuracy=[Figure("78.33 % top-1, 94.25 % top-5", "ImageNet, centre crop; soeaver's caffe-model")],
     params=Figure("27,161,264", "torchvision 0.24", "torchvision's counts the auxiliary classifier, 3,326,696"),
     multiply_adds=Figure("5.713 G", "torchvision 0.24"),
@@ -116,7 +116,7 @@ def inception_v3(
     Names of the layers that are used: those of the Caffe file of soeaver's ``caffe-model``.
 
     Args:
-        transform: fields of ``transform_param``.
+        transform: fields of ``transform_param``; the published weights expect pixels 0 to 255 less 128, divided by 128.
     """
     n = NetSpec("InceptionV3")
     images(n, (3, 299, 299), batch, test_batch, transform)
@@ -127,8 +127,10 @@ def inception_v3(
         size = {"kernel_size": height} if height == wide else {"kernel_h": height, "kernel_w": wide}
         if pad and max(height, wide) > 1:
             size |= ({"pad": height // 2} if height == wide else {"pad_h": height // 2, "pad_w": wide // 2})
-        x = conv_bn(n, name, f"{name}_bn", f"{name}_scale", bottom, width, stride=stride, **size, **settings)
-        n[activation or f"{name}_relu"] = x = L.ReLU(x, in_place=True, include=list(bottom.call.proto.include))
+        n[name] = L.Convolution(bottom, num_output=width, bias_term=False, weight_filler=MSRA, stride=stride, **size,
+                                **settings)
+        x = normalise(n, f"{name}_bn", f"{name}_scale", n[name], eps=1e-3)
+        n[activation or f"{name}_relu"] = x = L.ReLU(x, in_place=True, include=list(x.call.proto.include))
         return x
 
     def pool(name: str, bottom: Top, method: str) -> Top:

@@ -62,7 +62,7 @@ def senet154(
             project = {**size, "stride": stride} if i == 1 else None
             x = _block(n, f"conv{stage}_{i}", x, (width // 2, width, width), project,
                        threes={"stride": stride, "group": 64})
-    return _classified(n, x, classes)
+    return _classified(n, x, classes, dropout=0.2)
 
 
 def _active(n: NetSpec, name: str, activation: str, bottom: Top, num_output: int, **settings: Any) -> Top:
@@ -100,8 +100,10 @@ def _normalised(n: NetSpec, name: str, bottom: Top, num_output: int, **settings:
     return conv_bn(n, name, f"{name}/bn", f"{name}/bn/scale", bottom, num_output, **settings)
 
 
-def _classified(n: NetSpec, x: Top, classes: int) -> NetSpec:
-    n["pool5/7x7_s1"] = ave_pool(x, kernel_size=7, stride=1)
-    n.classifier = L.InnerProduct(n["pool5/7x7_s1"], num_output=classes, param=learned(), weight_filler=XAVIER)
+def _classified(n: NetSpec, x: Top, classes: int, dropout: float = 0) -> NetSpec:
+    n["pool5/7x7_s1"] = x = ave_pool(x, kernel_size=7, stride=1)
+    if dropout:
+        n["pool5/dropout_7x7_s1"] = x = L.Dropout(x, dropout_ratio=dropout, in_place=True)
+    n.classifier = L.InnerProduct(x, num_output=classes, param=learned(), weight_filler=XAVIER)
     classify(n, n.classifier)
     return n
