@@ -2,7 +2,6 @@
 
 from jaffe.zoo.alexnet import alexnet as alexnet
 from jaffe.zoo.alexnet import caffenet as caffenet
-from jaffe.zoo.alexnet import nin as nin
 from jaffe.zoo.cifar import cifar10_full as cifar10_full
 from jaffe.zoo.cifar import cifar10_full_sigmoid as cifar10_full_sigmoid
 from jaffe.zoo.cifar import cifar10_full_sigmoid_bn as cifar10_full_sigmoid_bn
@@ -27,6 +26,8 @@ from jaffe.zoo.nets import lenet as lenet
 from jaffe.zoo.nets import logreg as logreg
 from jaffe.zoo.nets import mlp as mlp
 from jaffe.zoo.nets import net3 as net3
+from jaffe.zoo.nin import nin as nin
+from jaffe.zoo.nin import nin_cifar10 as nin_cifar10
 from jaffe.zoo.recipes import RECIPES as RECIPES
 from jaffe.zoo.recipes import Recipe as Recipe
 from jaffe.zoo.recipes import recipe as recipe

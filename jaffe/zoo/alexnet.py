@@ -1,4 +1,4 @@
-"""AlexNet, CaffeNet and Network in Network."""
+"""AlexNet and CaffeNet."""
 
 from __future__ import annotations
 
@@ -85,44 +85,3 @@ def _features(n: NetSpec, data: Top, layers: Sequence[int], *, normalise_first: 
         x = relu(n, f"fc{i}", L.InnerProduct(x, num_output=4096, **gaussian(0.005, bias)), f"relu{i}")
         n[f"drop{i}"] = x = L.Dropout(x, dropout_ratio=0.5, in_place=True)
     return x
-
-
-@published(
-    title="Network in Network", task="classification",
-    paper="Lin, Chen, Yan 2013 (arXiv 1312.4400); the authors' nin_imagenet",
-    input="224x224, BGR, 0 to 255 less the mean image",
-)
-def nin(
-    *, classes: int = 1000, batch: int = 64, test_batch: int = 89, transform: Mapping[str, Any] | None = None
-) -> NetSpec:
-    """Network in Network: behind each convolution two of 1x1 (``cccp``, cascaded cross-channel pooling); the last gives
-    a map for each class, whose mean is the score.
-
-    Args:
-        transform: fields of ``transform_param``; the original subtracts the mean image, crops and mirrors.
-    """
-    n = NetSpec("nin_imagenet")
-    x, _ = images(n, (3, 224, 224), batch, test_batch, transform)
-    activations = iter(("relu0", "relu1", "relu2", "relu3", *(f"relu{i}" for i in range(5, 13))))
-
-    def convolution(name: str, bottom: Top, num_output: int, std: float = 0.05, **settings: Any) -> Top:
-        top = L.Convolution(bottom, num_output=num_output, **settings, **gaussian(std))
-        return relu(n, name, top, next(activations))
-
-    def block(number: int, bottom: Top, width: int, std: float, pool: str, **settings: Any) -> Top:
-        x = convolution(f"conv{number}", bottom, width, std, **settings)
-        x = convolution(f"cccp{2 * number - 1}", x, width, kernel_size=1)
-        x = convolution(f"cccp{2 * number}", x, width, kernel_size=1)
-        n[pool] = max_pool(x, kernel_size=3)
-        return n[pool]
-
-    x = block(1, x, 96, 0.01, "pool0", kernel_size=11, stride=4)
-    x = block(2, x, 256, 0.05, "pool2", kernel_size=5, pad=2)
-    x = block(3, x, 384, 0.01, "pool3", kernel_size=3, pad=1)
-    n.drop = x = L.Dropout(x, dropout_ratio=0.5, in_place=True)
-    x = convolution("conv4-1024", x, 1024, kernel_size=3, pad=1)
-    x = convolution("cccp7-1024", x, 1024, kernel_size=1)
-    x = convolution("cccp8-1024", x, classes, 0.01, kernel_size=1)
-    n.pool4 = L.Pooling(x, pool="AVE", kernel_size=6, stride=1)
-    classify(n, n.pool4)
-    return n
