@@ -259,3 +259,20 @@ def test_export_with_any_batch(by_prior):
     artefact = jax.export.deserialize(bytearray(net.export({}, platforms=["cpu"])))
     found = artefact.call({**inputs, "l": inputs["l"][:2], "s": inputs["s"][:2]})  # the last image adds nothing
     np.testing.assert_allclose(found["t"], net.apply({}, inputs)[0]["t"], rtol=1e-6)
+
+
+def test_true_boxes_image_by_image():
+    """(N, G, 8): the same loss as of rows that say their images; -1 is no box, other numbers say nothing."""
+    inputs = data()
+    rows = inputs["g"][0, 0]
+    apart = np.full((BATCH, ROWS, 8), -1.0)
+    for image in range(BATCH):
+        own = rows[rows[:, 0] == image]
+        apart[image, 1 : len(own) + 1] = own
+        apart[image, 1 : len(own) + 1, 0] = 7
+    text = net_text()
+    flat = f"dim: 1 dim: 1 dim: {ROWS} dim: 8"
+    assert flat in text
+    expected = compile_net(text).loss({}, inputs)[0]
+    own = compile_net(text.replace(flat, f"dim: {BATCH} dim: {ROWS} dim: 8"))
+    np.testing.assert_allclose(own.loss({}, {**inputs, "g": apart})[0], expected, rtol=1e-6)

@@ -35,7 +35,8 @@ class MultiBoxLoss(Layer):
 
     Shapes: offsets (N, P * 4), scores (N, P * classes), priors (1, 2, P * 4), truth (1, 1, G, 8) -> (). A row of
     truth is image, label, instance, xmin, ymin, xmax, ymax, difficult; one of an image that is not in the batch, such
-    as -1, does not count.
+    as -1, does not count. Truth (N, G, 8), jaffe's own, has rows of its own for each image, all of which are the
+    image's but those with -1 there.
     Matching: again and again the prior and the true box that overlap most, each once; then, with PER_PREDICTION
     (default), each other prior with the true box that it overlaps most, by ``overlap_threshold`` at least.
     loc: smooth L1 (or ``L2``, halved) of the matched priors' offsets from those that give the true boxes.
@@ -83,7 +84,7 @@ class MultiBoxLoss(Layer):
         prior, variance = split_priors(lax.stop_gradient(bottoms[2]), False)
         offsets = bottoms[0].reshape(batch, -1, 4)
         scores = bottoms[1].reshape(batch, len(prior), -1)
-        truth = lax.stop_gradient(bottoms[3]).reshape(-1, 8)
+        truth = _rows(lax.stop_gradient(bottoms[3]), batch)
         scale = jnp.ones_like(variance) if p.encode_variance_in_target else variance
 
         boxes = prior[None]
@@ -162,6 +163,14 @@ class MultiBoxLoss(Layer):
         """Of the overlaps and the losses."""
         pairs = math.prod(bottoms[2][2:]) // 4 * (math.prod(bottoms[3]) // 8)
         return 15 * pairs + 10 * math.prod(bottoms[0]) + 5 * math.prod(bottoms[1])
+
+
+def _rows(truth: Array, batch: int) -> Array:
+    """The rows of true boxes, (G, 8); of (N, G, 8), with places in the batch as their images."""
+    if truth.ndim == 3 and truth.shape[0] == batch:
+        image = jnp.arange(batch, dtype=truth.dtype)[:, None]
+        truth = truth.at[..., 0].set(jnp.where(truth[..., 0] >= 0, image, -1))
+    return truth.reshape(-1, 8)
 
 
 def _bipartite(common: Array, own: Array, index: Array) -> Array:
