@@ -58,7 +58,7 @@ __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("compile", "inspect", "netdef", "parity", "pycaffe", "train", "zoo"):
+    if name in ("compile", "inspect", "netdef", "parity", "pycaffe", "report", "train", "zoo"):
         return importlib.import_module(f"jaffe.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'jaffe' has no attribute {name!r}")

@@ -109,7 +109,7 @@ def read_run(
     if chosen is None:
         return Run(prefix, rows, notes=["The run has no snapshot yet: net, weights and results are left out."])
     about = read_about(chosen)
-    if "iteration" not in about:
+    if {"iteration", "seed", "solver"} - {*about}:
         raise JaffeError(f"{chosen} holds weights only: expected a snapshot of a run")
     iteration = chosen.resolve().with_name(f"iter_{about['iteration']}")
     chosen = iteration if iteration.is_dir() else chosen

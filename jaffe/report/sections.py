@@ -51,13 +51,13 @@ def _progress(run: Run) -> Iterator[tuple[str, str]]:
     if run.snapshot is not None:
         best = " (the best)" if _is_best(run) else ""
         yield "snapshot shown", f"iteration {run.about['iteration']:,}{best}"
-    if last.get("elapsed") is not None:
-        yield "time", _duration(last["elapsed"])
-    speeds = [row["images_per_second"] for row in run.training if row.get("images_per_second")]
+    if isinstance(elapsed := last.get("elapsed"), int | float):
+        yield "time", _duration(elapsed)
+    speeds = [speed for row in run.training if isinstance(speed := row.get("images_per_second"), int | float)]
     if speeds:
         yield "speed", f"{np.median(speeds):,.0f} images/s (median)"
-    if run.training and run.training[-1].get("loss") is not None:
-        yield "last training loss", f"{run.training[-1]['loss']:.4g}"
+    if run.training:
+        yield "last training loss", _number(run.training[-1].get("loss"))
 
 
 def _is_best(run: Run) -> bool:

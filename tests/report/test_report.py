@@ -18,6 +18,7 @@ from jaffe.report.markup import Html, fill, table
 from jaffe.report.run import read_run
 from jaffe.report.sections import facts, net
 from jaffe.train.report import read_metrics
+from jaffe.train.snapshots import save_variables
 from tests.report.runs import EVIL, Page, train
 
 
@@ -205,9 +206,23 @@ def test_wrong_runs(tmp_path):
     assert message(tmp_path) == f"{tmp_path} holds several runs: expected one of {tmp_path}/a, {tmp_path}/b"
     (tmp_path / "b_snapshots" / "iter_3" / "state").mkdir(parents=True)
     assert f"snapshot {tmp_path}/b_snapshots/iter_3 is damaged" in message(tmp_path / "b")
+    save_variables(tmp_path / "iter_1", {"params": {"a": {"weight": np.ones(2)}}, "state": {}})
+    with pytest.raises(JaffeError, match="iter_1 holds weights only: expected a snapshot of a run"):
+        read_run(tmp_path / "b", tmp_path / "iter_1")
     (tmp_path / "notes.txt").write_text("hello")
     assert "notes.txt is no run" in message(tmp_path / "notes.txt")
     assert "cannot be read" in message("x" * 300)
+
+
+def test_metrics_of_all_sorts(tmp_path):
+    """Whatever a row may hold: what is not finite, several numbers, a run of hours, names of keys."""
+    rows = [{"iteration": 0, "loss": None, "lr": None, "images_per_second": None, "outputs": {"v": [1, None]}},
+            {"iteration": 5, "test": 1, "v": [0.5, 1.5, None], "output test": 2, "none": None, "elapsed": 7384.2}]
+    (tmp_path / "a_metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(report(tmp_path))
+    assert page.tables["Tests"][1:] == [["v (test 1)", "mean 1 of 3", "5"], ["output test (test 1)", "2", "5"],
+                                        ["none (test 1)", "", "5"]]
+    assert "2 h 3 min" in page.text
 
 
 def test_a_page_is_written_whole_or_not_at_all(lenet, tmp_path):
