@@ -25,6 +25,7 @@ from jaffe.cli.test import test
 from jaffe.cli.time import time
 from jaffe.cli.train import train
 from jaffe.cli.upgrade import upgrade
+from jaffe.cli.zoo import zoo
 from jaffe.netdef.errors import JaffeError, of_callbacks
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ def root(
 
 for command in (
     train, test, plot, report, summary, plan, time, upgrade, deploy, convert, diff, compare, export, features, devices,
+    zoo,
 ):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    net: Annotated[str, typer.Argument(help="Net prototxt, or the name of a zoo recipe.")],
+    net: Annotated[str, typer.Argument(help="Net prototxt, or the name of a recipe or net of the zoo.")],
     weights: Annotated[str, typer.Argument(help="Its weights; without, they are filled as the net declares.",
                                            show_default=False)] = "",
     against: Annotated[str, typer.Option(help="An .npz of blobs, an .onnx model, opencv, float64, or another prototxt.",

@@ -10,7 +10,8 @@ from jaffe.cli.options import parse_shapes
 
 
 def deploy(
-    source: Annotated[str, typer.Argument(metavar="TRAIN_VAL", help="Net prototxt, or the name of a zoo recipe.")],
+    source: Annotated[str, typer.Argument(metavar="TRAIN_VAL",
+                                          help="Net prototxt, or the name of a recipe or net of the zoo.")],
     out: Annotated[str, typer.Option("-o", "--out", help="File to write.", show_default="print it")] = "",
     shapes: Annotated[list[str], typer.Option("--shape", "--input", help="Shape of an input that the net does not "
                                               "state, as data=1,3,227,227; repeatable.", show_default=False)] = [],  # noqa: B006

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="NET", help="Net prototxt, or the name of a zoo recipe.")],
+    model: Annotated[str, typer.Argument(metavar="NET",
+                                         help="Net prototxt, or the name of a recipe or net of the zoo.")],
     weights: Weights = "",
     onnx: Annotated[str, typer.Option(help="ONNX file to write.", show_default=False)] = "",
     stablehlo: Annotated[str, typer.Option(help="StableHLO file to write, for jax.export.deserialize.",

@@ -10,7 +10,8 @@ import typer
 from jaffe.netdef import JaffeError, SolverParameter, Spec
 from jaffe.netdef.errors import suggest
 
-Model = Annotated[str, typer.Option("--model", help="Net prototxt, or the name of a zoo recipe.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", help="Net prototxt, or the name of a recipe or net of the zoo.",
+                                    show_default=False)]
 Weights = Annotated[str, typer.Option(help="Weights to copy by layer name: .caffemodel, .h5, .safetensors or .npz.",
                                       show_default=False)]
 Device = Annotated[str, typer.Option("--device", "--gpu", help="cpu, gpu, gpu:1, ... or a GPU's number.",
@@ -80,12 +81,17 @@ def parse_shapes(inputs: list[str], option: str = "--input") -> dict[str, tuple[
 
 
 def read_model(model: str) -> Spec:
-    """A net from a prototxt path or a recipe's name; data layers without shapes are left to ``--input``."""
-    from jaffe.zoo import RECIPES, recipe
+    """A net from a prototxt path, or the name of a recipe or of a net of the zoo; data layers without shapes are left
+    to ``--input``."""
+    from jaffe.zoo import RECIPES, create, recipe
+    from jaffe.zoo.cards import CARDS
 
     if not model:
-        raise JaffeError("expected --model: a net prototxt, or one of the recipes " + ", ".join(RECIPES))
-    return recipe(model).net if model in RECIPES else model
+        raise JaffeError("expected --model: a net prototxt, or one of the recipes " + ", ".join(RECIPES)
+                         + "; jaffe zoo lists more nets")
+    if model in RECIPES:
+        return recipe(model).net
+    return create(model) if model in CARDS else model
 
 
 def parse_settings(options: Sequence[str]) -> dict[str, Any]:

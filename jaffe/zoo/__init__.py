@@ -2,6 +2,10 @@
 
 from jaffe.zoo.alexnet import alexnet as alexnet
 from jaffe.zoo.alexnet import caffenet as caffenet
+from jaffe.zoo.catalogue import card as card
+from jaffe.zoo.catalogue import create as create
+from jaffe.zoo.catalogue import list as list  # noqa: A004
+from jaffe.zoo.catalogue import load as load
 from jaffe.zoo.cifar import cifar10_full as cifar10_full
 from jaffe.zoo.cifar import cifar10_full_sigmoid as cifar10_full_sigmoid
 from jaffe.zoo.cifar import cifar10_full_sigmoid_bn as cifar10_full_sigmoid_bn

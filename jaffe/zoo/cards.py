@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jaffe.netdef import NetSpec
 
@@ -33,18 +33,18 @@ class Weights:
     Attributes:
         name: short, unique among those of a net.
         url: of the ``.caffemodel``.
-        digest: ``"sha256:..."``, or ``"sha1:..."`` where the authors published no other.
+        digest: as ``jaffe.zoo.download.fetch`` takes it.
+        file: its name, where the URL does not end with it.
         size: bytes, where it is known.
         licence: as its authors name it.
-        options: of the net's function, for which the weights fit.
     """
 
     name: str
     url: str
     digest: str
+    file: str = ""
     size: int | None = None
     licence: str = ""
-    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class Card:
         accuracy: as published.
         params: trained parameters of the net that is used (phase TEST), as published.
         multiply_adds: of its convolutions and inner products, for one item, as published.
-        weights: published files.
     """
 
     name: str
@@ -74,12 +73,19 @@ class Card:
     accuracy: tuple[Figure, ...] = ()
     params: Figure | None = None
     multiply_adds: Figure | None = None
-    weights: tuple[Weights, ...] = ()
 
     @property
     def about(self) -> str:
         """The first paragraph of the function's docstring."""
         return " ".join((self.build.__doc__ or "").split("\n\n")[0].split())
+
+    def __str__(self) -> str:
+        from jaffe.zoo.described import described
+
+        return described(self)
+
+    def _repr_markdown_(self) -> str:
+        return f"```\n{self}\n```"
 
 
 CARDS: dict[str, Card] = {}
@@ -87,15 +93,14 @@ CARDS: dict[str, Card] = {}
 
 def published(
     *, title: str, task: str, paper: str, input: str, accuracy: Sequence[Figure] = (),  # noqa: A002
-    params: Figure | None = None, multiply_adds: Figure | None = None, weights: Sequence[Weights] = (),
+    params: Figure | None = None, multiply_adds: Figure | None = None,
 ) -> Callable[[Build], Build]:
     """Enter a function that returns a spec into the zoo, under its own name: see ``Card``."""
 
     def enter(build: Build) -> Build:
         name = build.__name__
         assert name not in CARDS, name
-        CARDS[name] = Card(name, build, title, task, paper, input, tuple(accuracy), params, multiply_adds,
-                           tuple(weights))
+        CARDS[name] = Card(name, build, title, task, paper, input, tuple(accuracy), params, multiply_adds)
         return build
 
     return enter

@@ -12,7 +12,7 @@ import pytest
 from jaffe.netdef import read_weights
 
 COMMANDS = ["train", "test", "plot", "report", "summary", "plan", "time", "upgrade", "deploy", "convert", "diff",
-            "compare", "export", "features", "devices", "data"]
+            "compare", "export", "features", "devices", "zoo", "data"]
 COMMAND = [sys.executable, "-c", "from jaffe.cli import main; main()"]
 
 
