@@ -21,8 +21,8 @@ def convert(
     out: Annotated[str, typer.Argument(metavar="OUT", help="File to write: .caffemodel, .caffemodel.h5, .h5, "
                                        ".safetensors or .npz; iter_N, a snapshot (orbax); or .solverstate(.h5), from "
                                        "a snapshot, for Caffe to go on.")],
-    net: Annotated[str, typer.Option(help="The net that the weights are of: prototxt, or the name of a recipe or net of "
-                                     "the zoo. Needed for snapshots, in or out; with it .caffemodel holds the "
+    net: Annotated[str, typer.Option(help="The net that the weights are of: prototxt, or the name of a recipe or net "
+                                     "of the zoo. Needed for snapshots, in or out; with it .caffemodel holds the "
                                      "declaration too.",
                                      show_default=False)] = "",
     phase: Phase = "TEST",
