@@ -16,8 +16,7 @@ from jaffe.zoo.parts import classify, gaussian, images, lrn, relu
     title="AlexNet", task="classification", paper="Krizhevsky, Sutskever, Hinton 2012; Caffe's models/bvlc_alexnet",
     input="227x227, BGR, 0 to 255 less the mean image",
     accuracy=[Figure("57.1 % top-1, 80.2 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_alexnet")],
-    params=Figure("61,100,840", "torchvision 0.24", "torchvision's is one tower without groups, of other widths"),
-    multiply_adds=Figure("0.714 G", "torchvision 0.24", "torchvision's is one tower without groups, of other widths"),
+    params=Figure("60,965,224", "HewlettPackard's dlcookbook-dlbs"),
 )
 def alexnet(
     *, classes: int = 1000, batch: int = 256, test_batch: int = 50, transform: Mapping[str, Any] | None = None
@@ -41,6 +40,7 @@ def alexnet(
           "models/bvlc_reference_caffenet",
     input="227x227, BGR, 0 to 255 less the mean image",
     accuracy=[Figure("57.4 % top-1, 80.4 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_reference_caffenet")],
+    multiply_adds=Figure("724 M", "albanie's convnet-burden"),
 )
 def caffenet(
     *, classes: int = 1000, batch: int = 256, test_batch: int = 50, transform: Mapping[str, Any] | None = None

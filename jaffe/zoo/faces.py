@@ -102,7 +102,7 @@ def _max_feature_map(n: NetSpec, bottom: Top, name: str, eltwise: str = "") -> T
           "verification",
     input="152x152, RGB; aligned by a 3D model",
     accuracy=[Figure("97.35 %", "LFW, trained on 4.4 million images of 4,030 people; abstract")],
-    params=Figure("more than 120 million", "abstract", "layers of the sizes that are published sum up to 118,923,774"),
+    params=Figure("120 M", "abstract: more than that", "layers of the sizes that are published sum up to 118,923,774"),
 )
 def deepface(
     *, shape: Sequence[int] = (3, 152, 152), classes: int = 4030, batch: int = 128, test_batch: int = 100,

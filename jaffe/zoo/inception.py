@@ -30,8 +30,7 @@ _INCEPTION = {
     paper="Szegedy et al. 2014 (arXiv 1409.4842); Caffe's models/bvlc_googlenet",
     input="224x224, BGR, 0 to 255 less 104, 117, 123",
     accuracy=[Figure("68.7 % top-1, 88.9 % top-5", "ImageNet, centre crop; Caffe's models/bvlc_googlenet")],
-    params=Figure("6,624,904", "torchvision 0.24",
-                  "torchvision's has BatchNorm in place of biases, and 3x3 convolutions in place of the 5x5"),
+    params=Figure("6,998,552", "HewlettPackard's dlcookbook-dlbs"),
     multiply_adds=Figure("1.498 G", "torchvision 0.24",
                          "torchvision's has BatchNorm in place of biases, and 3x3 convolutions in place of the 5x5"),
 )
@@ -104,7 +103,7 @@ def googlenet(
     title="Inception v3", task="classification", paper="Szegedy et al. 2015 (arXiv 1512.00567)",
     input="299x299, BGR, 0 to 255 less 128, divided by 128",
     accuracy=[Figure("78.33 % top-1, 94.25 % top-5", "ImageNet, centre crop; soeaver's caffe-model")],
-    params=Figure("27,161,264", "torchvision 0.24", "torchvision's counts the auxiliary classifier, 3,326,696"),
+    params=Figure("23,834,568", "osmr's imgclsmob"),
     multiply_adds=Figure("5.713 G", "torchvision 0.24"),
 )
 def inception_v3(

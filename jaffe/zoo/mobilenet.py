@@ -66,6 +66,7 @@ _INVERTED = {
 @published(
     title="MobileNet v2", task="classification", paper="Sandler et al. 2018 (arXiv 1801.04381), width 1.0",
     input=_INPUT,
+    accuracy=[Figure("71.90 % top-1, 90.49 % top-5", "ImageNet, centre crop; shicai's MobileNet-Caffe")],
     params=Figure("3,504,872", "torchvision 0.24", "an expansion in the first block, which the paper has not: 1,088"),
     multiply_adds=Figure("0.301 G", "torchvision 0.24",
                          "that expansion, and four blocks at twice the height and width, as shicai's file has it"),

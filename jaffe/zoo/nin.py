@@ -59,6 +59,7 @@ def nin(
     title="Network in Network (CIFAR)", task="classification", paper=f"{_PAPER}; the authors' cifar10_nin",
     input="32x32, RGB, preprocessed as the authors' files of CIFAR-10 are",
     accuracy=[Figure("89.6 %", "CIFAR-10; the authors' cifar10_nin")],
+    params=Figure("966,986", "osmr's imgclsmob"),
 )
 def nin_cifar10(
     *, classes: int = 10, batch: int = 128, test_batch: int = 100, transform: Mapping[str, Any] | None = None

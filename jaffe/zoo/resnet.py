@@ -14,6 +14,7 @@ from jaffe.zoo.parts import MSRA, XAVIER, classify, conv_bn, global_pool, images
 
 _PAPER = "He et al. 2015 (arXiv 1512.03385)"
 _AUTHORS = f"{_PAPER}; the authors' deep-residual-networks"
+_CROP = "ImageNet, centre crop; the authors' deep-residual-networks"
 _INPUT = "224x224, BGR, 0 to 255 less the mean image"
 _CIFAR = "32x32, RGB, 0 to 255 less the mean image"
 
@@ -52,6 +53,7 @@ def resnet34(
 
 @published(
     title="ResNet-50", task="classification", paper=_AUTHORS, input=_INPUT,
+    accuracy=[Figure("75.3 % top-1, 92.2 % top-5", _CROP)],
     params=Figure("25,557,032", "torchvision 0.24", "the bias of the first convolution: 64"),
     multiply_adds=Figure("4.089 G", "torchvision 0.24",
                          "torchvision's halves the image in the 3x3 convolutions, not in the 1x1 before them"),
@@ -70,9 +72,9 @@ def resnet50(
 
 @published(
     title="ResNet-101", task="classification", paper=_AUTHORS, input=_INPUT,
+    accuracy=[Figure("76.4 % top-1, 92.9 % top-5", _CROP)],
     params=Figure("44,549,160", "torchvision 0.24"),
-    multiply_adds=Figure("7.801 G", "torchvision 0.24",
-                         "torchvision's halves the image in the 3x3 convolutions, not in the 1x1 before them"),
+    multiply_adds=Figure("7.6 G", "megvii-model's ShuffleNet-Series, which says FLOPs"),
 )
 def resnet101(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
@@ -87,8 +89,9 @@ def resnet101(
 
 @published(
     title="ResNet-152", task="classification", paper=_AUTHORS, input=_INPUT,
+    accuracy=[Figure("77.0 % top-1, 93.3 % top-5", _CROP)],
     params=Figure("60,192,808", "torchvision 0.24"),
-    multiply_adds=Figure("11.3 G", "the paper, section 4.1"),
+    multiply_adds=Figure("11.3 G", "the paper, section 4.1, which says FLOPs"),
 )
 def resnet152(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None

@@ -18,7 +18,7 @@ _SOURCE = "ImageNet, centre crop; the authors' SENet"
 
 @published(title="SE-ResNet-50", task="classification", paper=_PAPER, input=_INPUT,
            accuracy=[Figure("77.63 % top-1, 93.64 % top-5", _SOURCE)],
-           params=Figure("28.1 M", "the paper, table of reduction ratios"))
+           params=Figure("28,088,024", "osmr's imgclsmob"))
 def se_resnet50(
     *, classes: int = 1000, batch: int = 32, test_batch: int = 25, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
@@ -41,7 +41,8 @@ def se_resnet50(
 
 
 @published(title="SENet-154", task="classification", paper=_PAPER, input=_INPUT,
-           accuracy=[Figure("81.32 % top-1, 95.53 % top-5", _SOURCE)])
+           accuracy=[Figure("81.32 % top-1, 95.53 % top-5", _SOURCE)],
+           params=Figure("115,088,984", "osmr's imgclsmob"))
 def senet154(
     *, classes: int = 1000, batch: int = 8, test_batch: int = 10, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:

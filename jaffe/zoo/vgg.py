@@ -36,6 +36,7 @@ def vgg16(
 @published(
     title="VGG-19", task="classification",
     paper="Simonyan, Zisserman 2014 (arXiv 1409.1556), configuration E; VGG_ILSVRC_19_layers", input=_INPUT,
+    accuracy=[Figure("92.0 % top-5", "ImageNet, images of 384, all places; the authors' VGG_ILSVRC_19_layers")],
     params=Figure("143,667,240", "torchvision 0.24"), multiply_adds=Figure("19.632 G", "torchvision 0.24"),
 )
 def vgg19(
