@@ -21,9 +21,7 @@ from jaffe.zoo.parts import classify, images
 def cifar10_quick(
     *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
-    """Caffe's quick CIFAR-10 net: 32x32 colour images, 145,578 parameters for 10 classes.
-
-    Published with that example: about 75 %. Source: Caffe's ``examples/cifar10``.
+    """Caffe's quick CIFAR-10 net: three convolutions and two inner products for 32x32 colour images.
 
     Args:
         transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.
@@ -56,11 +54,8 @@ def cifar10_quick(
 def cifar10_full(
     *, classes: int = 10, batch: int = 100, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
-    """Caffe's full CIFAR-10 net: 32x32 colour images, local response normalisation within channels, 89,578 parameters
-    for 10 classes.
-
-    Published: 18 % error without augmentation, for the net of cuda-convnet (Krizhevsky, ``layers-18pct``) that it
-    reproduces. Source: Caffe's ``examples/cifar10``.
+    """Caffe's full CIFAR-10 net: three convolutions for 32x32 colour images, with local response normalisation within
+    channels.
 
     Args:
         transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.
@@ -97,8 +92,6 @@ def cifar10_full_sigmoid(
     """The full CIFAR-10 net with sigmoids in place of ReLUs and without normalisation: what batch normalisation is
     compared with in Caffe's example; 89,578 parameters for 10 classes.
 
-    Source: Caffe's ``examples/cifar10``, where no accuracy is published.
-
     Args:
         transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.
     """
@@ -130,8 +123,7 @@ def cifar10_full_sigmoid_bn(
 ) -> NetSpec:
     """The full CIFAR-10 net with batch normalisation before each sigmoid; 89,450 parameters for 10 classes.
 
-    BatchNorm alone, without Scale, and convolutions without a bias, as published. Source: Caffe's
-    ``examples/cifar10``, where no accuracy is published.
+    BatchNorm alone, without Scale, and convolutions without a bias, as published.
 
     Args:
         transform: fields of ``transform_param``; the original subtracts the mean image from pixels 0 to 255.

@@ -23,9 +23,7 @@ from jaffe.zoo.recurrent import inputs
 def lenet(
     *, classes: int = 10, batch: int = 64, test_batch: int = 100, transform: Mapping[str, Any] | None = None
 ) -> NetSpec:
-    """LeNet as Caffe's MNIST example has it: 28x28 grey images, 431,080 parameters for 10 classes.
-
-    Published with that example: 99.1 % on MNIST. Source: LeCun et al. 1998; Caffe's ``examples/mnist``.
+    """LeNet as Caffe's MNIST example has it: two convolutions and two inner products for 28x28 grey images.
 
     Args:
         transform: fields of ``transform_param``; pixels are expected in [0, 1) after it.
@@ -143,8 +141,7 @@ def autoencoder(
 ) -> NetSpec:
     """Deep autoencoder of 28x28 images: sigmoid layers down to a code and back, cross entropy against the input.
 
-    The squared error is put out beside it with weight 0. Source: Hinton and Salakhutdinov 2006; Caffe's
-    ``examples/mnist/mnist_autoencoder.prototxt``.
+    The squared error is put out beside it with weight 0.
 
     Args:
         widths: of the encoder's layers, the last being the code; the decoder mirrors them.
