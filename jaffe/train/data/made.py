@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaffe.train.data.scenes import shapes
+
 STREAMS = 32
 # Modules written in Python, with much documentation; what of them a Python has not is left out.
 _MODULES = (
@@ -202,4 +204,4 @@ def _enlarged(digits: np.ndarray, size: int) -> np.ndarray:
 # What --data calls them, and whether training takes the records in another order each time.
 MADE = {"text:python": (python_text, False), "made:sums": (sums, True), "made:moving": (moving_digits, True),
         "made:pairs": (pairs, True), "made:turned": (turned_digits, True), "made:several": (several_digits, True),
-        "made:vectors": (vectors, True)}
+        "made:vectors": (vectors, True), "made:shapes": (shapes, True)}

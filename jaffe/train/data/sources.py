@@ -100,13 +100,13 @@ def _count(text: str) -> int:
 
 
 def _open_named(data: str, split: str, base: Path) -> Dataset:
-    if data in MADE:
-        make, shuffle = MADE[data]
-        return Dataset(ArraySource(make(split), data), shuffle, data)
     place, _, query = data.partition("?")
     options = _Options(dict(option.partition("=")[::2] for option in query.split("&") if option))
     kind, _, rest = place.partition(":")
-    if kind == "tfds" and rest:
+    if place in MADE:
+        make, shuffle = MADE[place]
+        dataset = Dataset(ArraySource(make(split), data), shuffle, data)
+    elif kind == "tfds" and rest:
         name, _, own = rest.partition(":")
         dataset = Dataset(TfdsSource(name, own or split), True, data, order="RGB")
     else:
