@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-slow lint types check schema docs layers cli models drawings bench clean
+.PHONY: help demo test test-slow lint types check schema docs layers cli models drawings seeing bench clean
 
 help:  ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ models: $(VENV)/.developer  ## Write docs/models.md, the published models that j
 
 drawings: $(VENV)/.developer  ## Draw the pictures of the docs (needs Graphviz's dot).
 	$(BIN)/python docs/draw.py
+
+seeing: $(VENV)/.developer  ## Make the pictures of docs/seeing.md (needs ../shared).
+	$(BIN)/python docs/seeing.py
 
 bench: $(VENV)/.developer  ## Time jaffe against plain Flax, and PyTorch where it is installed (an hour or more).
 	$(BIN)/python -m benchmarks

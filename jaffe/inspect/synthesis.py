@@ -25,9 +25,9 @@ def class_image(
     rate: float = 0.03, decay: float = 0.01, smooth: float = 0.5, colour: float = 0.4, jitter: int = 8,
     bounds: Bounds | None = None, size: tuple[int, int] | None = None,
 ) -> Array:
-    """An image that a net takes for a class: gradient ascent on the score, from noise.
+    """An image that a net takes for a class: gradient ascent on the score, from a little noise.
 
-    ``x += rate * range * g / rms(g)``, then ``x -= decay * (x - middle)``; g is the gradient of the class's score, of
+    ``x += rate * range * g / rms(g)``, then ``x -= decay * x``; g is the gradient of the class's score, of
     which waves of f cycles an image count ``f ** -smooth`` times, and differences of colours ``colour`` times. ``rate``
     and ``decay`` fall to 0 along a half cosine. Before each step the image is moved round its borders by chance. Where
     a whole ReLU layer is off, the gradient passes as if it were on.
@@ -38,7 +38,7 @@ def class_image(
         blob: the scores, (N, classes, ...); by default what the loss, or the Softmax, reads.
         steps: of ascent.
         rate: the first step, as a share of the range between the bounds.
-        decay: how far the first step pulls to the middle of the bounds: the L2 penalty.
+        decay: how far the first step pulls to 0, which mostly is the mean colour: the L2 penalty.
         smooth, colour: 0 and 1 are the plain gradient.
         jitter: pixels that the image is moved by at most.
         bounds: least and greatest value of a pixel, numbers or arrays (C, 1, 1). By default what ``transform_param``
@@ -55,9 +55,9 @@ def class_image(
     name, shape = _image_shape(part, size)
     classes = classes_of(net, part.values[0], class_, 1)
     low, high = _bounds(net, name, shape[1], bounds)
-    x = (low + high) / 2 + (high - low) * 0.02 * jax.random.normal(jax.random.fold_in(key, 0), shape, net.dtype)
-    return _ascend(part, steps, _score_of, variables, x, classes, jax.random.fold_in(key, 1), low, high,
-                   rate, decay, smooth, colour, jitter)
+    x = (high - low) * 0.02 * jax.random.normal(jax.random.fold_in(key, 0), shape, net.dtype)
+    return _ascend(part, steps, _score_of, variables, jnp.clip(x, low, high), classes, jax.random.fold_in(key, 1), low,
+                   high, rate, decay, smooth, colour, jitter)
 
 
 def deep_dream(
@@ -182,7 +182,7 @@ def _ascend(
         g = g / (jnp.sqrt((g**2).mean((1, 2, 3), keepdims=True)) + jnp.finfo(g.dtype).tiny)
         now = rate * (1 + jnp.cos(jnp.pi * i / steps)) / 2
         moved = moved + now * (high - low) * g
-        moved = moved - decay * now / rate * (moved - (low + high) / 2)
+        moved = moved - decay * now / rate * moved
         return jnp.clip(jnp.roll(moved, -by, (2, 3)), low, high), None
 
     return jax.lax.scan(step, x, (jax.random.split(key, steps), jnp.arange(steps)))[0]
