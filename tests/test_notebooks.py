@@ -107,10 +107,21 @@ CHECKS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, float, float], ...]]] 
         ((r"^Mish     test accuracy: (\S+)$", 0.95, 1), (r"^Sign     test accuracy: (\S+)$", 0.92, 1),
          (r"^TrueSign test accuracy: (\S+)$", 0.5, 0.9)),
     ),
+    "07-losses-siamese": (
+        ("tasks", "train-three", "siamese", "pairs", "space"),
+        ((r"^weight 0.3: which: (\d\.\d+)", 0.94, 1), (r"^weight 0.3: .* odd: (\d\.\d+)", 0.93, 1),
+         (r"^weight  10: which: (\d\.\d+)", 0, 0.6), (r"digits 0 to 6: accuracy (\S+)$", 0.94, 1),
+         (r"digits 7 to 9: accuracy (\S+) ", 0.55, 1)),
+    ),
     "08-recurrent": (
         ("drawn", "rows-picture"),
         ((r"^accuracy after row 1: (\S+)$", 0.15, 0.5), (r"^accuracy after row 8: (\S+)$", 0.88, 1),
          (r"^ 1000 steps:  4004 layers, (\S+) s$", 0, 30)),
+    ),
+    "09-segmentation": (
+        ("data", "net", "train", "pictures", "any"),
+        ((r"^coarse     mean IoU: (\S+)", 0.65, 0.84), (r"^with_skips mean IoU: (\S+)", 0.8, 1),
+         (r"pixels, (\S+)% of them right$", 95, 100)),
     ),
     "10-many-devices": (
         ("curves", "norm", "plan"),
