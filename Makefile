@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-slow lint types check schema docs layers cli models drawings seeing bench clean
+.PHONY: help demo test test-slow lint types check schema docs layers cli zoo models drawings seeing bench clean
 
 help:  ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ cli: $(VENV)/.developer  ## Write docs/cli.md, the reference of the command line
 
 layers: $(VENV)/.developer  ## Write docs/layers.md, the reference of the layer types.
 	$(BIN)/python docs/layers.py
+
+zoo: $(VENV)/.developer  ## Write docs/zoo.md, the nets of the zoo and what their recipes reach.
+	$(BIN)/python -m docs.zoo
 
 models: $(VENV)/.developer  ## Write docs/models.md, the published models that jaffe was compared on (needs ../shared).
 	$(BIN)/python docs/models.py

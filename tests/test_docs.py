@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.layers import CAFFE, reference
+from docs.zoo import page as zoo_page
 from jaffe.compile import layer_types
 from tests.conftest import ROOT
 
@@ -21,3 +22,7 @@ def test_every_layer_type_of_caffe_and_its_forks():
 
 def test_reference_of_layers_is_up_to_date():
     assert (ROOT / "docs" / "layers.md").read_text() == reference(), "run `make layers`"
+
+
+def test_page_of_the_zoo_is_up_to_date():
+    assert (ROOT / "docs" / "zoo.md").read_text() == zoo_page(), "run `make zoo`"

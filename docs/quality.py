@@ -1,0 +1,63 @@
+"""Trains recipes with three seeds each, and keeps how good they become: `python -m docs.quality [NAME...]`.
+
+Writes docs/quality.json, of which docs/zoo.py makes a table; without names, of all recipes whose data are here. Each
+run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "quality.json"
+SEEDS = (1, 2, 3)
+# Data that cannot be downloaded where the table is made, and where they lie there; paths are relative to this checkout.
+ELSEWHERE = {"tfds:mnist": "../shared/data/mnist"}
+
+
+def measured(name: str, seed: int) -> dict[str, Any]:
+    """What a recipe reaches with a seed, and how long it takes, compiling included."""
+    import jaffe
+    from jaffe import zoo
+
+    recipe = zoo.recipe(name)
+    local = ELSEWHERE.get(recipe.data)
+    began = time.perf_counter()
+    solver = jaffe.Solver(recipe, random_seed=seed, display=0, snapshot=0, snapshot_after_train=False,
+                          **({"data": local} if local else {}))
+    solver.run()
+    seconds = time.perf_counter() - began
+    return {"value": float(solver.metrics.tests()[-1][recipe.measure]), "seconds": round(seconds, 1)}
+
+
+def main(names: Iterable[str]) -> None:
+    """Run recipes and enter their results."""
+    from jaffe.zoo import RECIPES
+
+    for name in names or RECIPES:
+        runs = []
+        for seed in SEEDS:
+            command = [sys.executable, "-m", "docs.quality", "--one", name, str(seed)]
+            done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1]}", file=sys.stderr)
+                break
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+        else:
+            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            results[name] = runs
+            RESULTS.write_text(json.dumps({key: results[key] for key in sorted(results)}, indent=1) + "\n")
+            print(name, runs)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measured(sys.argv[2], int(sys.argv[3]))))
+    else:
+        main(sys.argv[1:])
