@@ -62,9 +62,6 @@ nitpick_ignore_regex = [  # annotations: of other projects, whose sites a build 
 def _links(app: Sphinx, page: str, source: list[str]) -> None:
     """Pages and notebooks link to each other, and to other files, as they lie in the repository."""
     away, near = ("../docs/", "../") if page.startswith("notebooks/") else ("../notebooks/", "notebooks/")
-    for later in ("zoo", "seeing", "report"):
-        if not (HERE / f"{later}.md").exists():
-            source[0] = source[0].replace(f"\n{later}\n", "\n")
     source[0] = source[0].replace(f"]({away}", f"]({near}").replace("](../examples/", "](path:../examples/")
 
 
