@@ -11,6 +11,9 @@ from jaffe.zoo.cifar import cifar10_full_sigmoid as cifar10_full_sigmoid
 from jaffe.zoo.cifar import cifar10_full_sigmoid_bn as cifar10_full_sigmoid_bn
 from jaffe.zoo.cifar import cifar10_quick as cifar10_quick
 from jaffe.zoo.densenet import densenet121 as densenet121
+from jaffe.zoo.detection import rcnn_features as rcnn_features
+from jaffe.zoo.detection import spp_net as spp_net
+from jaffe.zoo.detection import ssd300 as ssd300
 from jaffe.zoo.faces import deepface as deepface
 from jaffe.zoo.faces import light_cnn4 as light_cnn4
 from jaffe.zoo.faces import light_cnn9 as light_cnn9
@@ -21,8 +24,8 @@ from jaffe.zoo.generate import char_step as char_step
 from jaffe.zoo.generate import sample as sample
 from jaffe.zoo.inception import googlenet as googlenet
 from jaffe.zoo.inception import inception_v3 as inception_v3
-from jaffe.zoo.maxout import maxout as maxout
-from jaffe.zoo.maxout import maxout_conv as maxout_conv
+from jaffe.zoo.maxout_nets import maxout as maxout
+from jaffe.zoo.maxout_nets import maxout_conv as maxout_conv
 from jaffe.zoo.mobilenet import mobilenet as mobilenet
 from jaffe.zoo.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaffe.zoo.nets import autoencoder as autoencoder
@@ -48,6 +51,10 @@ from jaffe.zoo.resnet import resnet56 as resnet56
 from jaffe.zoo.resnet import resnet101 as resnet101
 from jaffe.zoo.resnet import resnet110 as resnet110
 from jaffe.zoo.resnet import resnet152 as resnet152
+from jaffe.zoo.segmentation import fcn8s as fcn8s
+from jaffe.zoo.segmentation import fcn16s as fcn16s
+from jaffe.zoo.segmentation import fcn32s as fcn32s
+from jaffe.zoo.segmentation import segnet as segnet
 from jaffe.zoo.senet import se_resnet50 as se_resnet50
 from jaffe.zoo.senet import senet154 as senet154
 from jaffe.zoo.shufflenet import shufflenet as shufflenet
@@ -56,5 +63,7 @@ from jaffe.zoo.squeezenet import squeezenet1_1 as squeezenet1_1
 from jaffe.zoo.tasks import multilabel as multilabel
 from jaffe.zoo.tasks import multitask as multitask
 from jaffe.zoo.tasks import siamese as siamese
+from jaffe.zoo.unet import depth_unet as depth_unet
+from jaffe.zoo.unet import unet as unet
 from jaffe.zoo.vgg import vgg16 as vgg16
 from jaffe.zoo.vgg import vgg19 as vgg19
