@@ -71,7 +71,7 @@ def digits() -> None:
     save("lenet", inspect.figure({
         "filters of conv1": inspect.tile(inspect.filters(net, variables, "conv1")),
         "pool1 of a digit": inspect.tile(inspect.feature_maps(net, variables, x[:1], "pool1")),
-        "images of the ten classes": inspect.tile(dreamt[:, 0], 4),
+        "images of the ten classes": inspect.tile(dreamt[:, 0], 5),
     }))
     found = inspect.features(net, variables, x, "ip1")
     for method in ("pca", "tsne"):
@@ -108,7 +108,7 @@ def photograph() -> None:
         name: shown(net, inspect.class_image(net, variables, class_, KEY))[0] for name, class_ in CLASSES.items()
     }, columns=2), 90)
     save("inverted", inspect.figure({
-        blob: shown(net, inspect.invert(net, variables, x, blob, KEY))[0]
+        blob: shown(net, inspect.invert(net, variables, x, blob, KEY, steps=200))[0]
         for blob in ("pool1", "fire4/concat", "fire6/concat", "fire9/concat")
     }, columns=2))
     save("dreams", inspect.figure({

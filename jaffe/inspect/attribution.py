@@ -161,12 +161,16 @@ def _occlusion(
     rows, columns = ((n - size) // stride + 1 for n in x.shape[2:])
     patch = jnp.full((1, x.shape[1], size, size), fill, x.dtype)
 
-    def score(x: Array) -> Array:
-        return class_scores(part.one(variables, {**inputs, part.image: x}), classes)[0]
+    def scores(images: Array) -> Array:
+        each = {name: jnp.repeat(value, len(images), 0) for name, value in inputs.items()}
+        return class_scores(part.one(variables, {**each, part.image: images}), jnp.repeat(classes, len(images)))
 
     def covered(place: Array) -> Array:
         corner = (0, 0, place // columns * stride, place % columns * stride)
-        return score(jax.lax.dynamic_update_slice(x, patch, corner))
+        return jax.lax.dynamic_update_slice(x, patch, corner)[0]
 
-    found = jax.lax.map(covered, jnp.arange(rows * columns), batch_size=min(batch, rows * columns))
-    return score(x) - found.reshape(rows, columns)
+    count = rows * columns
+    batch = min(batch, count)
+    places = jnp.arange(-(-count // batch) * batch).clip(max=count - 1).reshape(-1, batch)
+    found = jax.lax.map(lambda some: scores(jax.vmap(covered)(some)), places).ravel()[:count]
+    return scores(x)[0] - found.reshape(rows, columns)

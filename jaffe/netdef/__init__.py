@@ -6,6 +6,7 @@ from jaffe.netdef.builder import NetSpec as NetSpec
 from jaffe.netdef.builder import P as P
 from jaffe.netdef.builder import to_proto as to_proto
 from jaffe.netdef.deploy import deploy as deploy
+from jaffe.netdef.draw import Drawing as Drawing
 from jaffe.netdef.draw import to_dot as to_dot
 from jaffe.netdef.draw import to_mermaid as to_mermaid
 from jaffe.netdef.errors import JaffeError as JaffeError
