@@ -1,4 +1,4 @@
-"""Zoo nets against frozen tables, published figures, and a few steps of their recipes."""
+"""Zoo nets against frozen tables, published files and figures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-import numpy as np
 import pytest
 from google.protobuf import text_format
 
-import jaffe
 from jaffe import zoo
 from jaffe.compile import CompiledNet, compile_net
-from jaffe.netdef import JaffeError, load
+from jaffe.netdef import load
 from jaffe.netdef.graph import Node
 from jaffe.netdef.schema import settings_fields
 from jaffe.zoo.cards import CARDS
@@ -105,6 +103,8 @@ FILES = {
     "resnet101": ("prototxt/files/KaimingHe*/**/ResNet-101-deploy.prototxt", 1000, ("pool5",)),
     "se_resnet50": ("prototxt/files/hujie-frank*/**/SE-ResNet-50.prototxt", 1000, ()),
     "densenet121": ("prototxt/files/shicai*/DenseNet_121.prototxt", 1000, ()),
+    "light_cnn4": ("prototxt/files/AlfredXiangWu*/proto/LightenedCNN_A_deploy.prototxt", 10575, ()),
+    "light_cnn9": ("prototxt/files/AlfredXiangWu*/proto/LightenedCNN_B_deploy.prototxt", 10575, ()),
     "mobilenet": ("prototxt/files/shicai*/mobilenet_deploy.prototxt", 1000, ()),
     "mobilenet_v2": ("prototxt/files/shicai*/mobilenet_v2_deploy.prototxt", 1000, ()),
 }
@@ -130,7 +130,7 @@ def test_nets_are_the_published_ones(shared: Path, name: str):
     """Layer for layer the type, settings, shapes and weights of a published file, under the same names."""
     pattern, classes, different = FILES[name]
     (path,) = shared.glob(pattern)
-    theirs = compile_net(path)
+    theirs = compile_net(path, phase="TRAIN" if name == "light_cnn9" else "TEST")  # its accuracy has no label
     ours = compile_net(CARDS[name].build(classes=classes), phase="TEST", batch=theirs.shape("data")[0])
     mine = {node.name: node for node in ours.graph.nodes}
     compared = 0
@@ -144,33 +144,6 @@ def test_nets_are_the_published_ones(shared: Path, name: str):
         assert settings(mine[node.name]) == settings(node), node.name
         compared += 1
     assert compared >= len(mine) - 3 - len(different)  # data, loss and accuracy
-
-
-def test_recipes_are_of_nets():
-    assert [zoo.recipe(name).name for name in zoo.RECIPES] == list(zoo.RECIPES)
-    with pytest.raises(JaffeError, match="no recipe 'lnet'; did you mean 'lenet'"):
-        zoo.recipe("lnet")
-
-
-@pytest.mark.parametrize("name", ["lenet", "mlp", "logreg", "autoencoder"])
-def test_recipes_on_digits_learn(name: str):
-    """A short run of each recipe on the real digits: the loss falls well below where it began."""
-    iterations = {"autoencoder": 100}.get(name, 60)
-    job = jaffe.Solver(zoo.recipe(name), max_iter=iterations, test_interval=iterations, snapshot=0)
-    losses = job.step(iterations)
-    assert losses[-10:].mean() < 0.6 * losses[:3].mean()
-    (means,) = job.test()
-    if "accuracy" in means:
-        assert means["accuracy"] > 0.8
-
-
-def test_cifar_recipe_runs_on_cifar_like_images():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 10, 200)
-    images = (random.random((200, 3, 32, 32)) * 20 + labels.reshape(-1, 1, 1, 1) * 25).astype(np.uint8)
-    job = jaffe.Solver(zoo.recipe("cifar10_quick"), data={"image": images, "label": labels}, test_iter=[2],
-                       max_iter=3, test_interval=3, snapshot=0, base_lr=0.001)
-    assert np.isfinite(job.step(3)).all()
 
 
 if __name__ == "__main__":

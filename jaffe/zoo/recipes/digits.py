@@ -1,8 +1,8 @@
-"""Recipes on digits."""
+"""Recipes on single digits."""
 
 from __future__ import annotations
 
-from jaffe.zoo import nets
+from jaffe.zoo import faces, maxout_nets, nets
 from jaffe.zoo.recipes.base import Recipe, entered
 
 # What the digits of tfds:digits, 8x8 pixels of 0 to 16, need to look like MNIST; and the same, moved about a little.
@@ -56,4 +56,54 @@ def autoencoder() -> Recipe:
         ),
         "tfds:digits", "a deep autoencoder of the UCI digits with a code of 30 numbers",
         measure="l2_error", higher=False,
+    )
+
+
+@entered
+def lenet_mnist() -> Recipe:
+    return Recipe(
+        "lenet_mnist", nets.lenet(transform={"scale": 1 / 256}),
+        dict(
+            base_lr=0.01, momentum=0.9, weight_decay=0.0005, lr_policy="inv", gamma=0.0001, power=0.75, max_iter=10000,
+            test_iter=[100], test_interval=500, display=100, average_loss=100, snapshot=5000, random_seed=1,
+        ),
+        "tfds:mnist", "LeNet on MNIST as in Caffe's example; 99.1 % (published)",
+    )
+
+
+@entered
+def maxout_digits() -> Recipe:
+    return Recipe(
+        "maxout_digits", maxout_nets.maxout(transform=_MOVED_DIGITS),
+        dict(
+            base_lr=0.02, momentum=0.9, weight_decay=0.0005, lr_policy="multistep", gamma=0.1, stepvalue=[1000],
+            max_iter=1200, test_iter=[3], test_interval=200, display=50, average_loss=20, random_seed=1,
+        ),
+        "tfds:digits", "two layers of maxout units on the UCI digits",
+    )
+
+
+@entered
+def light_cnn_digits() -> Recipe:
+    net = faces.light_cnn9(shape=(1, 28, 28), classes=10, width=1 / 8, batch=64, test_batch=100,
+                           transform=_MOVED_DIGITS)
+    return Recipe(
+        "light_cnn_digits", net,
+        dict(
+            base_lr=0.02, momentum=0.9, weight_decay=0.0005, lr_policy="multistep", gamma=0.1, stepvalue=[400],
+            max_iter=500, test_iter=[3], test_interval=100, display=50, average_loss=20, random_seed=1,
+        ),
+        "tfds:digits", "Light CNN-9 with an eighth of its maps on the UCI digits",
+    )
+
+
+@entered
+def local_digits() -> Recipe:
+    return Recipe(
+        "local_digits", nets.net3(transform={"resize": 16, "scale": 1 / 16}),
+        dict(
+            base_lr=0.1, momentum=0.9, lr_policy="multistep", gamma=0.1, stepvalue=[2000], max_iter=3000, test_iter=[3],
+            test_interval=500, display=100, average_loss=50, random_seed=1,
+        ),
+        "tfds:digits", "LeCun's locally connected Net-3, 1,226 weights, on the UCI digits",
     )
