@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def _links(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = source[0].replace(f"]({away}", f"]({near}").replace("](../examples/", "](path:../examples/")
 
 
-def _no_types(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Napoleon takes what stands before a colon for a type, in attributes and below Returns; here it is a sentence."""
+def _prose(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon for a type, in attributes and below Returns, and docutils what stands
+    between bars for a name; here these are sentences, and absolute values."""
+    lines[:] = [re.sub(r"``.*?``|\|", lambda found: r"\|" if found[0] == "|" else found[0], line) for line in lines]
     if what in ("attribute", "property") and lines:
         lines[0] = f": {lines[0]}"
     for i, line in enumerate(lines[:-1]):
@@ -84,5 +87,5 @@ def _no_factories(
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", _links)
-    app.connect("autodoc-process-docstring", _no_types, priority=0)
+    app.connect("autodoc-process-docstring", _prose, priority=0)
     app.connect("autodoc-process-signature", _no_factories)
