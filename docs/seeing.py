@@ -100,17 +100,17 @@ def photograph() -> None:
     covered = inspect.occlusion(net, variables, x, class_, 48, 12)
     save("where", inspect.figure({
         "Grad-CAM": inspect.overlay(photo, inspect.grad_cam(net, variables, x, class_)[0]),
-        "Grad-CAM of fire5": inspect.overlay(photo, inspect.grad_cam(net, variables, x, class_, "fire5/concat")[0]),
+        "Grad-CAM of fire8": inspect.overlay(photo, inspect.grad_cam(net, variables, x, class_, "fire8/concat")[0]),
         "occlusion, 48 pixels": inspect.overlay(photo, np.maximum(covered, 0)),
     }))
     save("receptive", receptive(net, photo))
     save("classes", inspect.figure({
         name: shown(net, inspect.class_image(net, variables, class_, KEY))[0] for name, class_ in CLASSES.items()
-    }, columns=2), 90)
+    }, columns=2), 64)
     save("inverted", inspect.figure({
         blob: shown(net, inspect.invert(net, variables, x, blob, KEY, steps=200))[0]
         for blob in ("pool1", "fire4/concat", "fire6/concat", "fire9/concat")
-    }, columns=2))
+    }, columns=2), 64)
     save("dreams", inspect.figure({
         blob: shown(net, inspect.deep_dream(net, variables, x, blob, KEY))[0]
         for blob in ("fire5/concat", "fire8/concat")
@@ -128,9 +128,10 @@ def receptive(net: CompiledNet, photo: np.ndarray) -> Figure:
         assert field.offset is not None
         y, x = (offset + stride * (units // 2) - size / 2 for offset, stride, units, size in
                 zip(field.offset, field.stride, field.shape[2:], field.size, strict=True))
-        colour = f"C{i}"
-        made.axes[0].add_patch(Rectangle((x, y), field.size[1], field.size[0], fill=False, color=colour, linewidth=2))
-        made.axes[0].text(x + 2, y + 2, blob, color=colour, fontsize=7, verticalalignment="top")
+        made.axes[0].add_patch(Rectangle((x, y), field.size[1], field.size[0], fill=False, color=f"C{i}", linewidth=2,
+                                         label=f"{blob}: {field.size[0]} pixels"))
+    made.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7)
+    made.set_size_inches(6.4, 4)
     return made
 
 

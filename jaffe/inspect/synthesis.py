@@ -62,7 +62,8 @@ def class_image(
 
 def deep_dream(
     net: CompiledNet, variables: Variables, image: Any, blob: str, key: Array, *, octaves: int = 4, zoom: float = 1.4,
-    steps: int = 16, rate: float = 0.015, smooth: float = 0.5, jitter: int = 32, bounds: Bounds | None = None,
+    steps: int = 16, rate: float = 0.01, smooth: float = 0.5, colour: float = 0.4, jitter: int = 32,
+    bounds: Bounds | None = None,
 ) -> Array:
     """An image in which what a blob sees is made stronger: ascent on half the sum of its squares.
 
@@ -72,7 +73,7 @@ def deep_dream(
     Args:
         image: (C, H, W) or (N, C, H, W), as the net reads it; any size that the layers up to the blob take.
         steps: at each size.
-        rate, smooth, jitter, bounds: as for ``class_image``; there is no decay.
+        rate, smooth, colour, jitter, bounds: as for ``class_image``; there is no decay.
 
     Returns:
         As the image: (N, C, H, W).
@@ -95,7 +96,7 @@ def deep_dream(
         base = jax.image.resize(x, (*x.shape[:2], *size), "bilinear")
         start = base + jax.image.resize(added, base.shape, "bilinear")
         dreamt = _ascend(part, steps, _norm_of, variables, start, jnp.zeros(len(x), int), jax.random.fold_in(key, i),
-                         low, high, rate, 0.0, smooth, 1.0, jitter)
+                         low, high, rate, 0.0, smooth, colour, jitter)
         added = dreamt - base
     return x + added
 
