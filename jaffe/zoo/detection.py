@@ -177,7 +177,7 @@ def rcnn_features(*, classes: int = 200, batch: int = 10) -> NetSpec:
 @published(
     title="SPP-net", task="classification",
     paper="He, Zhang, Ren, Sun 2014 (arXiv 1406.4729); the authors' Zeiler_conv5, with Caffe's SPP layer",
-    input="any size from 180 or so on, 224x224 by default; BGR, 0 to 255 less the mean image",
+    input="any size from 111 to a side on, 224x224 by default; BGR, 0 to 255 less the mean image",
 )
 def spp_net(
     *, classes: int = 1000, shape: Sequence[int] = (3, 224, 224), levels: int = 3, batch: int = 128,

@@ -198,7 +198,8 @@ def segnet(
     for stage, (count, width) in enumerate(zip(convolutions, widths, strict=True), 1):
         for i in range(1, count + 1):
             x = convolution(f"{stage}_{i}", x, width)
-        n[f"pool{stage}"], n[f"pool{stage}_mask"] = max_pool(x, ntop=2)
+        pooled = L.Pooling(x, ntop=2, pool="MAX", kernel_size=2, stride=2)
+        n[f"pool{stage}"], n[f"pool{stage}_mask"] = pooled
         x = n[f"pool{stage}"]
         sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
     for stage, count in reversed([*enumerate(convolutions, 1)]):

@@ -1,0 +1,58 @@
+"""Recipes on scenes of shapes: a few steps of each, and what they reach."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+import jaffe
+from jaffe import zoo
+from jaffe.compile import compile_net
+from jaffe.netdef import NetState, resolve
+from jaffe.train.data import Feed
+from jaffe.train.detection import DetectionReport, detection_report
+from jaffe.train.evaluate import Evaluation
+
+
+def found_boxes(job: jaffe.Solver, name: str) -> DetectionReport:
+    """Average precision over the test's scenes."""
+    recipe = zoo.recipe(name)
+    feed = Feed(resolve(recipe.net, NetState("TEST")), recipe.data)
+    evaluation = Evaluation(compile_net(recipe.net, phase="TEST", inputs=feed.shapes), feed, None, jax.random.key(0))
+    blobs = evaluation.blobs(job.variables, ["detection_out", "label"])
+    return detection_report(((one["detection_out"], one["label"]) for one in blobs), classes=4)
+
+
+@pytest.mark.parametrize("name", ["unet_shapes", "ssd_shapes", "depth_shapes"])
+def test_losses_fall(name: str):
+    job = jaffe.Solver(zoo.recipe(name), max_iter=30, test_interval=30, snapshot=0, base_lr=0.003, lr_policy="fixed")
+    losses = job.step(30)
+    assert losses[-5:].mean() < 0.75 * losses[:3].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least"), [("unet_shapes", 0.85), ("fcn_shapes", 0.8), ("segnet_shapes", 0.8)])
+def test_pixels_get_their_classes(name: str, least: float):
+    """Mean intersection over union over the test's scenes."""
+    job = jaffe.Solver(zoo.recipe(name), snapshot=0)
+    job.run()
+    report = job.tests[0].class_report(job.variables, job.net)
+    assert report.counted == 400 * 64 * 64
+    assert report.iou.mean() > least
+
+
+@pytest.mark.slow
+def test_boxes_are_found():
+    job = jaffe.Solver(zoo.recipe("ssd_shapes"), snapshot=0)
+    job.run()
+    report = found_boxes(job, "ssd_shapes")
+    assert report.objects.sum() == 764
+    assert report.mean > 0.97
+
+
+@pytest.mark.slow
+def test_depths_are_near():
+    job = jaffe.Solver(zoo.recipe("depth_shapes"), snapshot=0)
+    job.run()
+    (means,) = job.test()
+    assert means["relative_error"] < 0.03
