@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "docs" / "seeing.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's dot is not here")
 def test_the_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
