@@ -323,8 +323,10 @@ def test_zoo(name: str):
     random = np.random.default_rng(0)
     inputs = {key: random.random((3, *spec.shape[1:]), np.float32) for key, spec in net.inputs.items()}
     expected, _ = net.apply({**variables, "state": {**variables["state"], **net.fresh_carry(inputs)}}, inputs)
+    # Sigmoids of such large weights are all near 1, and the scores hundreds: their last digits show in the softmax.
+    tolerance = 1e-4 if "sigmoid" in name else 1e-5
     for blob, found in run(net.export_onnx(variables), inputs).items():
-        same(found, expected[blob], blob)
+        same(found, expected[blob], blob, tolerance)
 
 
 def published(shared: Path) -> list[dict[str, str]]:
