@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 
-from jaffe.train.data.made import MADE, SYMBOLS, WAYS, moving_digits, python_text, sums
+from jaffe.train.data.made import (
+    MADE,
+    SYMBOLS,
+    WAYS,
+    moving_digits,
+    pairs,
+    python_text,
+    several_digits,
+    sums,
+    turned_digits,
+    vectors,
+)
 from jaffe.train.data.sources import open_dataset
 
 
@@ -63,6 +75,63 @@ def test_digits_move_as_their_class_says():
     assert len(train) > 1400
     assert len(test) > 200
     assert not train & test
+
+
+def upright(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The digits that pictures are made of, (digits, size, size), and their classes."""
+    records = list(open_dataset("tfds:digits", split).records)
+    images = [cv2.resize(record["image"][0] * np.float32(255 / 16), (size, size)) for record in records]
+    return np.rint(images).astype(np.uint8), np.array([record["label"] for record in records])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pairs(split):
+    images, label = upright(split, 28)
+    classes = {image.tobytes(): digit for image, digit in zip(images, label, strict=True)}
+    made = pairs(split)
+    found = np.array([[classes[image.tobytes()] for image in pair] for pair in made["pair_data"]])
+    np.testing.assert_array_equal(made["sim"], found[:, 0] == found[:, 1])
+    assert made["sim"].mean() == 0.5
+    assert np.bincount(found.ravel(), minlength=10).min() > len(found) / 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_several_digits(split):
+    images, label = upright(split, 14)
+    classes = {image.tobytes(): digit for image, digit in zip(images, label, strict=True)}
+    made = several_digits(split)
+    for picture, present in zip(made["data"][:500, 0], made["label"], strict=False):
+        quarters = [picture[i : i + 14, j : j + 14] for i in (0, 14) for j in (0, 14)]
+        there = {classes[quarter.tobytes()] for quarter in quarters if quarter.any()}
+        assert set(np.flatnonzero(present)) == there
+    assert made["label"].sum(1).min() == 0
+    assert made["label"].sum(1).max() == 4
+
+
+def test_turned_digits():
+    """Turned back, they are near the upright ones of their class; turned the other way, many are not."""
+    images, label = upright("test", 20)
+    images = np.pad(images, ((0, 0), (4, 4), (4, 4))).reshape(len(images), -1).astype(float)
+    made = turned_digits("test")
+    right = []
+    for degrees in (-45, 45):
+        turned = [cv2.warpAffine(image[0], cv2.getRotationMatrix2D((13.5, 13.5), degrees * float(turn[0]), 1), (28, 28))
+                  for image, turn in zip(made["data"][:200], made["angle"], strict=False)]
+        nearest = [np.square(images - image.ravel()).sum(1).argmin() for image in turned]
+        right.append((label[nearest] == made["digit"][:200]).mean())
+    assert right[0] == 1
+    assert right[1] < 0.9
+    np.testing.assert_array_equal(made["odd"], made["digit"] % 2)
+    assert np.abs(made["angle"]).max() <= 1
+
+
+def test_vectors():
+    """One number differs between the classes in its mean; a second helps only together with it."""
+    made = vectors("train")
+    means = [made["data"][made["label"] == label].mean(0) for label in (0, 1)]
+    assert (np.abs(means[1] - means[0]) < 0.1).sum() == 3
+    assert made["data"].shape == (7500, 4)
+    assert len(vectors("test")["data"]) == 2500
 
 
 @pytest.mark.parametrize("name", MADE)
