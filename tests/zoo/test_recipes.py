@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -65,6 +67,14 @@ def test_recipes_reach_what_they_say(name: str, least: float):
     job = jaffe.Solver(zoo.recipe(name), snapshot=0)
     job.run()
     assert measure(job, name) > least
+
+
+def test_vectors_from_hdf5(shared: Path):
+    """Caffe's example of logistic regression, on the files that its notebook wrote."""
+    folder = shared / "models/files/hdf5_logreg/examples/hdf5_classification/data"
+    job = short("logreg_vectors", 200, data={phase: f"hdf5:{folder / phase}.h5" for phase in ("train", "test")})
+    job.step(200)
+    assert measure(job, "logreg_vectors") > 0.7
 
 
 def test_a_siamese_net_has_one_set_of_weights():
