@@ -42,8 +42,11 @@ def embed(
     if method == "pca":
         return PCA(dimensions, svd_solver="full").fit_transform(x)
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     if min(x.shape) > 50:
         x = PCA(50, svd_solver="full").fit_transform(x)
     near = min(perplexity, (len(x) - 1) / 3)
-    return TSNE(dimensions, perplexity=near, init="pca", random_state=seed).fit_transform(x)
+    # On busy cores OpenMP's threads wait in circles: 300 items took 25 s and more, and 1 s with one thread.
+    with threadpool_limits(1 if len(x) < 2000 else None):
+        return TSNE(dimensions, perplexity=near, init="pca", random_state=seed).fit_transform(x)
