@@ -44,8 +44,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {}
 
 
 def entered(build: Callable[[], Recipe]) -> Callable[[], Recipe]:
-    """Enter a function that returns a recipe under its own name, which is the recipe's."""
-    name = build.__name__
+    """Enter a function that returns a recipe under its own name, without the underscore; it is the recipe's too."""
+    name = build.__name__.removeprefix("_")
     assert name not in RECIPES, name
     RECIPES[name] = build
     return build

@@ -12,7 +12,7 @@ _MEAN = {"mean_value": [125.3, 123.0, 113.9]}
 
 
 @entered
-def cifar10_quick() -> Recipe:
+def _cifar10_quick() -> Recipe:
     return _recipe(
         "cifar10_quick", cifar.cifar10_quick(transform=_MEAN), "Caffe's quick CIFAR-10 net; about 75 % (published)",
         lr_policy="multistep", gamma=0.1, stepvalue=[4000], max_iter=5000, test_interval=500, weight_decay=0.004,
@@ -21,7 +21,7 @@ def cifar10_quick() -> Recipe:
 
 
 @entered
-def cifar10_full() -> Recipe:
+def _cifar10_full() -> Recipe:
     return _recipe(
         "cifar10_full", cifar.cifar10_full(transform=_MEAN),
         "Caffe's full CIFAR-10 net; 82 % (published of cuda-convnet's)",
@@ -30,7 +30,7 @@ def cifar10_full() -> Recipe:
 
 
 @entered
-def cifar10_full_sigmoid() -> Recipe:
+def _cifar10_full_sigmoid() -> Recipe:
     return _recipe(
         "cifar10_full_sigmoid", cifar.cifar10_full_sigmoid(transform=_MEAN),
         "the full CIFAR-10 net with sigmoids, for comparison with the next one", lr_policy="fixed", max_iter=60000,
@@ -38,7 +38,7 @@ def cifar10_full_sigmoid() -> Recipe:
 
 
 @entered
-def cifar10_full_sigmoid_bn() -> Recipe:
+def _cifar10_full_sigmoid_bn() -> Recipe:
     return _recipe(
         "cifar10_full_sigmoid_bn", cifar.cifar10_full_sigmoid_bn(transform=_MEAN),
         "the full CIFAR-10 net with sigmoids and batch normalisation", lr_policy="fixed", max_iter=60000,
@@ -46,7 +46,7 @@ def cifar10_full_sigmoid_bn() -> Recipe:
 
 
 @entered
-def resnet20() -> Recipe:
+def _resnet20() -> Recipe:
     return _recipe(
         "resnet20", resnet.resnet20(transform={**_MEAN, "mirror": True}),
         "ResNet-20 on mirrored images; 91.25 % (published), with crops of padded images beside",

@@ -11,7 +11,7 @@ _MOVED_DIGITS = {"resize": 32, "crop_size": 28, "scale": 1 / 16}
 
 
 @entered
-def lenet() -> Recipe:
+def _lenet() -> Recipe:
     return Recipe(
         "lenet", nets.lenet(transform=_MOVED_DIGITS),
         dict(
@@ -23,7 +23,7 @@ def lenet() -> Recipe:
 
 
 @entered
-def mlp() -> Recipe:
+def _mlp() -> Recipe:
     return Recipe(
         "mlp", nets.mlp(shape=(1, 8, 8), transform={"scale": 1 / 16}),
         dict(
@@ -35,7 +35,7 @@ def mlp() -> Recipe:
 
 
 @entered
-def logreg() -> Recipe:
+def _logreg() -> Recipe:
     return Recipe(
         "logreg", nets.logreg(transform={"scale": 1 / 16}),
         dict(
@@ -47,7 +47,7 @@ def logreg() -> Recipe:
 
 
 @entered
-def autoencoder() -> Recipe:
+def _autoencoder() -> Recipe:
     return Recipe(
         "autoencoder", nets.autoencoder(transform=_DIGITS),
         dict(
@@ -60,7 +60,7 @@ def autoencoder() -> Recipe:
 
 
 @entered
-def lenet_mnist() -> Recipe:
+def _lenet_mnist() -> Recipe:
     return Recipe(
         "lenet_mnist", nets.lenet(transform={"scale": 1 / 256}),
         dict(
@@ -72,7 +72,7 @@ def lenet_mnist() -> Recipe:
 
 
 @entered
-def maxout_digits() -> Recipe:
+def _maxout_digits() -> Recipe:
     return Recipe(
         "maxout_digits", maxout_nets.maxout(transform=_MOVED_DIGITS),
         dict(
@@ -84,7 +84,7 @@ def maxout_digits() -> Recipe:
 
 
 @entered
-def light_cnn_digits() -> Recipe:
+def _light_cnn_digits() -> Recipe:
     net = faces.light_cnn9(shape=(1, 28, 28), classes=10, width=1 / 8, batch=64, test_batch=100,
                            transform=_MOVED_DIGITS)
     return Recipe(
@@ -98,7 +98,7 @@ def light_cnn_digits() -> Recipe:
 
 
 @entered
-def local_digits() -> Recipe:
+def _local_digits() -> Recipe:
     return Recipe(
         "local_digits", nets.net3(transform={"resize": 16, "scale": 1 / 16}),
         dict(

@@ -8,7 +8,7 @@ from jaffe.zoo.recipes.base import Recipe, entered
 
 
 @entered
-def char_lstm() -> Recipe:
+def _char_lstm() -> Recipe:
     return Recipe(
         "char_lstm", recurrent.char_lstm(),
         dict(
@@ -21,7 +21,7 @@ def char_lstm() -> Recipe:
 
 
 @entered
-def lstm_sequence_classifier() -> Recipe:
+def _lstm_sequence_classifier() -> Recipe:
     return Recipe(
         "lstm_sequence_classifier", recurrent.lstm_sequence_classifier(transform={"scale": 1 / 16}),
         dict(
@@ -34,7 +34,7 @@ def lstm_sequence_classifier() -> Recipe:
 
 
 @entered
-def seq2seq_addition() -> Recipe:
+def _seq2seq_addition() -> Recipe:
     return Recipe(
         "seq2seq_addition", recurrent.seq2seq_addition(),
         dict(
@@ -46,7 +46,7 @@ def seq2seq_addition() -> Recipe:
 
 
 @entered
-def lrcn() -> Recipe:
+def _lrcn() -> Recipe:
     return Recipe(
         "lrcn",
         frames.lrcn(classes=8, units=128, steps=8, shape=(1, 16, 16), features=frames.small_features,

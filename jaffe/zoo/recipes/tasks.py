@@ -9,7 +9,7 @@ _PIXELS = {"scale": 1 / 256}
 
 
 @entered
-def siamese() -> Recipe:
+def _siamese() -> Recipe:
     return Recipe(
         "siamese", tasks.siamese(transform=_PIXELS),
         dict(
@@ -21,7 +21,7 @@ def siamese() -> Recipe:
 
 
 @entered
-def multitask_digits() -> Recipe:
+def _multitask_digits() -> Recipe:
     return Recipe(
         "multitask_digits", tasks.multitask(transform=_PIXELS),
         dict(
@@ -33,7 +33,7 @@ def multitask_digits() -> Recipe:
 
 
 @entered
-def multilabel() -> Recipe:
+def _multilabel() -> Recipe:
     return Recipe(
         "multilabel", tasks.multilabel(transform=_PIXELS),
         dict(

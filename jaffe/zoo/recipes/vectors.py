@@ -7,7 +7,7 @@ from jaffe.zoo.recipes.base import Recipe, entered
 
 
 @entered
-def logreg_vectors() -> Recipe:
+def _logreg_vectors() -> Recipe:
     return Recipe(
         "logreg_vectors", nets.logreg(shape=(4,), classes=2),
         dict(
@@ -19,7 +19,7 @@ def logreg_vectors() -> Recipe:
 
 
 @entered
-def mlp_vectors() -> Recipe:
+def _mlp_vectors() -> Recipe:
     return Recipe(
         "mlp_vectors", nets.mlp(shape=(4,), hidden=(40,), classes=2, dropout=0),
         dict(
