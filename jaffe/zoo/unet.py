@@ -52,25 +52,25 @@ def unet(
     title="U-Net for depth", task="regression",
     paper="Ronneberger, Fischer, Brox 2015 (arXiv 1505.04597), with a squared error as Eigen, Puhrsch, Fergus 2014 "
           "(arXiv 1406.2283) compare depth maps",
-    input="64x64, BGR, 0 to 255 scaled to [0, 1]; others: 8 k to a side",
+    input="64x64, BGR, 0 to 255 scaled to [0, 1]; others: 16 k to a side",
 )
 def depth_unet(
     *, shape: Sequence[int] = (3, 64, 64), width: int = 16, batch: int = 16, test_batch: int = 50,
     transform: Mapping[str, Any] | None = None,
 ) -> NetSpec:
-    """A number for every pixel, such as its depth: a padded, normalised U-Net with three pools and one output.
+    """A number for every pixel, such as its depth: a padded, normalised U-Net with four pools and one output.
 
     ``data`` (batch, C, H, W), ``depth`` (batch, 1, H, W), positive. The loss is the mean of squared errors, halved. In
     phase TEST ``relative_error`` is the mean of |found - depth| / depth. No published net: a small one to train here.
 
     Args:
-        shape: (C, H, W) of the images, H and W multiples of 8.
+        shape: (C, H, W) of the images, H and W multiples of 16.
         width: channels of the first level; each further one has twice as many.
         transform: fields of ``transform_param``; pixels are expected in [0, 1] after it.
     """
     n = NetSpec("DepthU-Net")
     inputs(n, batch, test_batch, {"data": shape, "depth": (1, *shape[1:])}, transform)
-    x = _trunk(n, n.data, width, 3, padded=True, normalised=True, dropout=0)
+    x = _trunk(n, n.data, width, 4, padded=True, normalised=True, dropout=0)
     n.found = L.Convolution(x, num_output=1, kernel_size=1, param=learned(), weight_filler=XAVIER)
     n.loss = L.EuclideanLoss(n.found, n.depth, loss_weight=1 / (shape[1] * shape[2]))
     n.off = L.AbsVal(L.Eltwise(n.found, n.depth, operation="SUM", coeff=[1, -1], include=TEST), include=TEST)

@@ -16,7 +16,8 @@ _CLASSES = 4  # with the background
 def _adam(iterations: int, base_lr: float = 0.003) -> dict[str, Any]:
     return dict(
         type="Adam", base_lr=base_lr, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="cosine",
-        max_iter=iterations, test_iter=[8], test_interval=iterations // 4, display=50, average_loss=20, random_seed=1,
+        max_iter=iterations, test_iter=[8], test_interval=iterations // 4, test_initialization=False, display=50,
+        average_loss=20, random_seed=1,
     )
 
 
@@ -35,7 +36,7 @@ def fcn_shapes() -> Recipe:
     return Recipe(
         "fcn_shapes",
         segmentation.small_fcn(classes=_CLASSES, shape=_SIZE, batch=16, test_batch=50, transform=_PIXELS),
-        _adam(1000), "made:shapes", "a small fully convolutional net with scores of every pool, on the same",
+        _adam(1400), "made:shapes", "a small fully convolutional net with scores of every pool, on the same",
     )
 
 
@@ -45,7 +46,7 @@ def segnet_shapes() -> Recipe:
         "segnet_shapes",
         segmentation.segnet(classes=_CLASSES, shape=_SIZE, widths=(16, 32, 64), convolutions=(2, 2, 2), batch=16,
                             ignore_label=None, test_batch=50, transform=_PIXELS),
-        _adam(800), "made:shapes", "a small SegNet, on the same",
+        _adam(700), "made:shapes", "a small SegNet, on the same",
     )
 
 
@@ -65,6 +66,6 @@ def ssd_shapes() -> Recipe:
 @entered
 def depth_shapes() -> Recipe:
     return Recipe(
-        "depth_shapes", unet.depth_unet(width=8, transform=_PIXELS), _adam(800), "made:shapes",
+        "depth_shapes", unet.depth_unet(width=8, transform=_PIXELS), _adam(1000), "made:shapes",
         "how far away each pixel is, by a small U-Net", measure="relative_error", higher=False,
     )
