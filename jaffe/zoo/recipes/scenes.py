@@ -13,16 +13,16 @@ _SIZE = (3, 64, 64)
 _CLASSES = 4  # with the background
 
 
-def _adam(iterations: int, base_lr: float = 0.003) -> dict[str, Any]:
+def _adam(iterations: int) -> dict[str, Any]:
     return dict(
-        type="Adam", base_lr=base_lr, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="cosine",
+        type="Adam", base_lr=0.003, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="cosine",
         max_iter=iterations, test_iter=[8], test_interval=iterations // 4, test_initialization=False, display=50,
         average_loss=20, random_seed=1,
     )
 
 
 @entered
-def unet_shapes() -> Recipe:
+def _unet_shapes() -> Recipe:
     return Recipe(
         "unet_shapes",
         unet.unet(classes=_CLASSES, shape=_SIZE, width=8, depth=3, padded=True, normalised=True, dropout=0, batch=16,
@@ -32,7 +32,7 @@ def unet_shapes() -> Recipe:
 
 
 @entered
-def fcn_shapes() -> Recipe:
+def _fcn_shapes() -> Recipe:
     return Recipe(
         "fcn_shapes",
         segmentation.small_fcn(classes=_CLASSES, shape=_SIZE, batch=16, test_batch=50, transform=_PIXELS),
@@ -41,7 +41,7 @@ def fcn_shapes() -> Recipe:
 
 
 @entered
-def segnet_shapes() -> Recipe:
+def _segnet_shapes() -> Recipe:
     return Recipe(
         "segnet_shapes",
         segmentation.segnet(classes=_CLASSES, shape=_SIZE, widths=(16, 32, 64), convolutions=(2, 2, 2), batch=16,
@@ -51,7 +51,7 @@ def segnet_shapes() -> Recipe:
 
 
 @entered
-def ssd_shapes() -> Recipe:
+def _ssd_shapes() -> Recipe:
     maps = (BoxMap("conv3_2", 11, 18), BoxMap("conv4_2", 20, 28), BoxMap("conv5_2", 32, 44))
     return Recipe(
         "ssd_shapes",
@@ -64,7 +64,7 @@ def ssd_shapes() -> Recipe:
 
 
 @entered
-def depth_shapes() -> Recipe:
+def _depth_shapes() -> Recipe:
     return Recipe(
         "depth_shapes", unet.depth_unet(width=8, transform=_PIXELS), _adam(1000), "made:shapes",
         "how far away each pixel is, by a small U-Net", measure="relative_error", higher=False,
