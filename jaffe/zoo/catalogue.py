@@ -34,8 +34,8 @@ def list(filter: str = "") -> Names:  # noqa: A001, A002  the verb that people k
             or wanted in card.title.lower()]
 
 
-def _natural(name: str) -> Sequence[tuple[int, str]]:
-    return [(int(digits or -1), text) for digits, text in re.findall(r"(\d+)|(\D+)", name)]
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    return tuple((int(digits or -1), text) for digits, text in re.findall(r"(\d+)|(\D+)", name))
 
 
 def card(name: str) -> Card:
