@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import os
 import re
+import shlex
 import shutil
 import sys
 import urllib.error
@@ -14,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from jaffe.folders import cache_folder
 from jaffe.netdef.errors import JaffeError
@@ -23,7 +24,10 @@ LARGEST = 4 * 2**30  # bytes, of a file whose size nobody stated
 CHUNK = 2**20
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 3  # at a connection that is cut
+LONGEST = 200  # bytes, of a file's name; most file systems have 255, and what is received has a longer one
 DIGESTS = {"sha256": 64, "sha1": 40, "git": 40}  # kinds, and their hexadecimal digits; git: of a blob
+
+_URL = "%/:=&?~#+!$,;'@()*[]"  # characters of URLs that stay as they are
 
 
 class _Cut(Exception):
@@ -50,18 +54,25 @@ def fetch(url: str, digest: str, *, file: str = "", size: int | None = None, fol
     kind, _, expected = digest.partition(":")
     if kind not in DIGESTS or not re.fullmatch(f"[0-9a-f]{{{DIGESTS[kind]}}}", expected):
         raise JaffeError(f"digest of {url}: expected sha256:, sha1: or git: and hexadecimal digits; found {digest!r}")
-    if urlsplit(url).scheme not in ("http", "https", "file"):
-        raise JaffeError(f"{url}: expected a URL of http, https or file")
-    path = (folder or _folder()) / expected[:12] / (file or unquote(urlsplit(url).path).rpartition("/")[2] or "weights")
-    download = _Download(url, digest, path, size)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            if not path.exists():
-                download.run()
-            elif (found := digest_of(path, kind)) != expected:
-                raise JaffeError(f"{path} is not {url}: its {kind} is {found}, expected {expected}; remove the file "
-                                 "and it is fetched again")
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise JaffeError(f"{url!r} is no URL: {error}") from None
+    if parts.scheme not in ("http", "https", "file"):
+        raise JaffeError(f"{url}: expected a URL of http, https or file")
+    path = (folder or _folder()) / expected[:12] / _file_name(file or unquote(parts.path).rpartition("/")[2])
+    download = _Download(quote(url, safe=_URL), digest, path, size)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(path):
+                if not path.exists():
+                    download.run()
+                    return path
+        if (found := digest_of(path, kind)) != expected:
+            raise JaffeError(f"{path} is not {url}: its {kind} is {found}, expected {expected}; remove the file "
+                             "and it is fetched again")
     except OSError as error:
         raise JaffeError(f"{path}: cannot be written: {error.strerror or error}; set XDG_CACHE_HOME to a folder that "
                          "can be") from None
@@ -77,6 +88,12 @@ def digest_of(path: Path, kind: str) -> str:
         while chunk := opened.read(CHUNK):
             total.update(chunk)
     return total.hexdigest()
+
+
+def _file_name(name: str) -> str:
+    """The name, if a file in this folder can have it; else another."""
+    good = name.isprintable() and "/" not in name and name not in ("", ".", "..") and len(name.encode()) <= LONGEST
+    return name if good else "weights"
 
 
 def _folder() -> Path:
@@ -150,6 +167,10 @@ class _Download:
                     self._once()
                 return
             raise JaffeError(f"{self.url}: the server answers {error.code} {error.reason}.{self._by_hand()}") from None
+        except JaffeError:
+            raise
+        except (http.client.InvalidURL, ValueError) as error:  # of a URL that the server sends to
+            raise JaffeError(f"{self.url} cannot be reached: {error}.{self._by_hand()}") from None
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             if isinstance(error, urllib.error.URLError) and not isinstance(reason, TimeoutError | ConnectionResetError):
@@ -157,6 +178,9 @@ class _Download:
             raise _Cut(f"the connection was cut ({reason or type(error).__name__})") from None
 
     def _take(self, response: Any, have: int) -> None:
+        if (coding := response.headers.get("Content-Encoding") or "identity") != "identity":
+            raise JaffeError(f"{self.url}: the server sends it in another coding ({coding}), which it was asked not to "
+                             f"do.{self._by_hand()}")
         length = response.headers.get("Content-Length", "")
         length = int(length) if length.isdecimal() else None
         goes_on = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
@@ -176,12 +200,14 @@ class _Download:
         else:
             self.version.unlink(missing_ok=True)
         with self.partial.open("ab" if goes_on else "wb") as opened, _progress(self.path.name, have, total) as tell:
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):  # what is there: a connection that is cut loses no part of a chunk
                 have += len(chunk)
                 if have > most:
+                    self._drop()
                     raise JaffeError(f"{self.url} has more bytes than the {most:,} that are expected")
                 opened.write(chunk)
                 tell(len(chunk))
+        total = self.size if total is None else total
         if total is not None and have < total:
             raise _Cut(f"the connection was cut after {have:,} of {total:,} bytes")
 
@@ -190,7 +216,8 @@ class _Download:
         self.version.unlink(missing_ok=True)
 
     def _by_hand(self) -> str:
-        return f"\nTo do it by hand, where there is a network:\n  curl -L -o '{self.path}' '{self.url}'"
+        return ("\nTo do it by hand, where there is a network:\n"
+                f"  curl -L -o {shlex.quote(str(self.path))} {shlex.quote(self.url)}")
 
 
 @contextlib.contextmanager

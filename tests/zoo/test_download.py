@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
 import hashlib
 import multiprocessing
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,10 +33,15 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.version = '"one"'
         self.ranges: list[str | None] = []
+        self.paths: list[str] = []
         self.cuts: list[int] = []  # after how many bytes each of the next answers ends
         self.ranged = True  # whether it can answer with a part
         self.status = 200
         self.length: int | None = None  # what it says in place of the truth
+        self.headers = True  # whether it says how long the file is
+        self.coding = ""
+        self.stalls: list[int] = []  # after how many bytes each of the next answers comes to a halt
+        self.released = threading.Event()
 
     @property
     def url(self) -> str:
@@ -48,12 +56,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, asked = self.server, self.headers.get("Range")
-        if self.path == "/moved":
+        if self.path in ("/moved", "/nowhere", "/circle"):
             self.send_response(302)
-            self.send_header("Location", server.url)
+            self.send_header("Location", {"/moved": server.url, "/nowhere": "http://["}.get(self.path, self.path))
             self.end_headers()
             return
         server.ranges.append(asked)
+        server.paths.append(self.path)
         if server.status != 200:
             self.send_error(server.status)
             return
@@ -67,11 +76,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("Content-Length", str(server.length or len(body)))
+        if server.headers:
+            self.send_header("Content-Length", str(server.length or len(body)))
+        if server.coding:
+            self.send_header("Content-Encoding", server.coding)
         if server.version:
             self.send_header("ETag", server.version)
         self.end_headers()
-        self.wfile.write(body[:server.cuts.pop(0)] if server.cuts else body)
+        if server.stalls:
+            self.wfile.write(body[:server.stalls.pop(0)])
+            server.released.wait(30)
+        else:
+            self.wfile.write(body[:server.cuts.pop(0)] if server.cuts else body)
 
 
 @pytest.fixture
@@ -80,6 +96,7 @@ def server() -> Iterator[Server]:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running
+        running.released.set()
         running.shutdown()
         thread.join()
 
@@ -134,7 +151,7 @@ def test_a_connection_that_is_cut_goes_on(server: Server, tmp_path: Path):
 def test_what_came_is_kept_for_the_next_run(server: Server, tmp_path: Path):
     server.cuts = [100, 100, 100]
     refused(lambda: download.fetch(server.url, DIGEST, folder=tmp_path), "cut after 300 of", "goes on from there",
-            f"curl -L -o '{tmp_path / NAME}' '{server.url}'")
+            f"curl -L -o {tmp_path / NAME} {server.url}")
     assert files(tmp_path) == {f"{NAME}.partial", f"{NAME}.version"}
     assert download.fetch(server.url, DIGEST, folder=tmp_path).read_bytes() == CONTENT
     assert server.ranges[-1] == "bytes=300-"
@@ -185,7 +202,8 @@ def test_refusals_say_what_to_do(server: Server, tmp_path: Path, status: int):
 
 
 def test_sizes_are_held_against_what_is_known(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    refused(lambda: download.fetch(server.url, DIGEST, size=99, folder=tmp_path), "expected 99")
+    refused(lambda: download.fetch(server.url, DIGEST, size=99, folder=tmp_path),
+            f"{server.url} has {len(CONTENT):,} bytes, expected 99")
     monkeypatch.setattr(download, "LARGEST", 1000)
     refused(lambda: download.fetch(server.url, DIGEST, folder=tmp_path), "more than are expected")
     assert files(tmp_path) == set()
@@ -198,7 +216,7 @@ def test_without_a_network(tmp_path: Path):
     with Server() as gone:
         url = gone.url
     refused(lambda: download.fetch(url, DIGEST, folder=tmp_path), "cannot be reached", "refused",
-            f"curl -L -o '{tmp_path / NAME}'")
+            f"curl -L -o {tmp_path / NAME} ")
 
 
 def test_where_nothing_can_be_written(server: Server, tmp_path: Path):
@@ -208,11 +226,96 @@ def test_where_nothing_can_be_written(server: Server, tmp_path: Path):
 
 @pytest.mark.parametrize(("url", "digest", "message"), [
     ("ftp://a/b", DIGEST, "expected a URL of http, https or file"),
+    ("http://[::1/b", DIGEST, "is no URL"),
+    ("http://a:b/c", DIGEST, "is no URL"),
+    ("http://a:99999/c", DIGEST, "is no URL"),
     ("http://a/b", "sha256:12", "expected sha256:, sha1: or git:"),
     ("http://a/b", "md5:" + "0" * 32, "expected sha256:, sha1: or git:"),
 ])
 def test_what_is_asked_for_is_checked(tmp_path: Path, url: str, digest: str, message: str):
     refused(lambda: download.fetch(url, digest, folder=tmp_path), message)
+
+
+@pytest.mark.parametrize(("path", "asked", "name"), [
+    ("a b.caffemodel", "a%20b.caffemodel", "a b.caffemodel"),
+    ("netz-ü.caffemodel", "netz-%C3%BC.caffemodel", "netz-ü.caffemodel"),
+    ("a%20b?x=[1]&y=%2F", "a%20b?x=[1]&y=%2F", "a b"),
+    ("it's.caffemodel", "it's.caffemodel", "it's.caffemodel"),
+    ("%2e%2e", "%2e%2e", "weights"),
+    ("a%2f..%2f..%2f..", "a%2f..%2f..%2f..", "weights"),
+    ("a%00b", "a%00b", "weights"),
+    ("a%0ab", "a%0ab", "weights"),
+    ("x" * 300, "x" * 300, "weights"),
+    ("", "", "weights"),
+])
+def test_names_of_every_kind_stay_in_their_folder(server: Server, tmp_path: Path, path: str, asked: str, name: str):
+    base = server.url.removesuffix("net.caffemodel")
+    found = download.fetch(base + path, DIGEST, folder=tmp_path / "cache")
+    assert (found.parent, found.name) == (tmp_path / "cache" / DIGEST[7:19], name)
+    assert found.read_bytes() == CONTENT
+    assert server.paths == [f"/files/{asked}"]
+    assert files(tmp_path) == {str(found.relative_to(tmp_path))}
+
+
+def test_names_that_are_given_stay_in_their_folder(server: Server, tmp_path: Path):
+    found = download.fetch(server.url, DIGEST, file="../../net", folder=tmp_path / "cache")
+    assert found == tmp_path / "cache" / DIGEST[7:19] / "weights"
+
+
+def test_commands_can_be_pasted(server: Server, tmp_path: Path):
+    server.status = 404
+    url = server.url + "?a='b'&c"
+    with pytest.raises(JaffeError) as found:
+        download.fetch(url, DIGEST, file="it's", folder=tmp_path)
+    command = str(found.value).splitlines()[-1]
+    assert shlex.split(command) == ["curl", "-L", "-o", str(tmp_path / DIGEST[7:19] / "it's"), url]
+
+
+def test_redirects_in_a_circle(server: Server, tmp_path: Path):
+    circle = f"http://127.0.0.1:{server.server_port}/circle"
+    refused(lambda: download.fetch(circle, DIGEST, folder=tmp_path), "the server answers 302", "curl -L")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # urllib leaves the connection open
+def test_redirects_to_nowhere(server: Server, tmp_path: Path):
+    nowhere = f"http://127.0.0.1:{server.server_port}/nowhere"
+    refused(lambda: download.fetch(nowhere, DIGEST, folder=tmp_path), "cannot be reached", "curl -L")
+    gc.collect()  # so that it is closed here
+
+
+def test_a_connection_that_is_cut_where_no_length_was_said(server: Server, tmp_path: Path):
+    server.headers, server.cuts = False, [100]
+    path = download.fetch(server.url, DIGEST, size=len(CONTENT), folder=tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100-"]
+
+
+def test_a_connection_that_stalls_keeps_what_came(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    server.stalls = [100, 100]
+    assert download.fetch(server.url, DIGEST, folder=tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100-", "bytes=200-"]
+
+
+def test_what_is_coded_is_refused(server: Server, tmp_path: Path):
+    server.content, server.coding = gzip.compress(CONTENT), "gzip"
+    refused(lambda: download.fetch(server.url, DIGEST, folder=tmp_path), "another coding (gzip)")
+    assert files(tmp_path) == set()
+
+
+def test_more_than_is_expected_is_not_kept(server: Server, tmp_path: Path):
+    server.headers = False
+    refused(lambda: download.fetch(server.url, DIGEST, size=99, folder=tmp_path), "more bytes than the 99")
+    assert files(tmp_path) == set()
+
+
+def test_a_file_that_is_there_needs_no_lock(server: Server, tmp_path: Path):
+    """Else a cache that can only be read was of no use; who is root may write everywhere, but to no folder."""
+    (tmp_path / NAME).parent.mkdir()
+    (tmp_path / NAME).write_bytes(CONTENT)
+    (tmp_path / NAME).with_name(".net.caffemodel.lock").mkdir()
+    assert download.fetch(server.url, DIGEST, folder=tmp_path) == tmp_path / NAME
+    assert server.ranges == []
 
 
 def test_several_processes_download_once(server: Server, tmp_path: Path):
