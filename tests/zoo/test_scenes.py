@@ -31,7 +31,7 @@ def test_losses_fall(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("unet_shapes", 0.85), ("fcn_shapes", 0.8), ("segnet_shapes", 0.8)])
+@pytest.mark.parametrize(("name", "least"), [("unet_shapes", 0.88), ("fcn_shapes", 0.86), ("segnet_shapes", 0.89)])
 def test_pixels_get_their_classes(name: str, least: float):
     """Mean intersection over union over the test's scenes."""
     job = jaffe.Solver(zoo.recipe(name), snapshot=0)
@@ -47,7 +47,7 @@ def test_boxes_are_found():
     job.run()
     report = found_boxes(job, "ssd_shapes")
     assert report.objects.sum() == 764
-    assert report.mean > 0.97
+    assert report.mean > 0.98
 
 
 @pytest.mark.slow
@@ -55,4 +55,4 @@ def test_depths_are_near():
     job = jaffe.Solver(zoo.recipe("depth_shapes"), snapshot=0)
     job.run()
     (means,) = job.test()
-    assert means["relative_error"] < 0.03
+    assert means["relative_error"] < 0.045  # 0.08 for the mean of all scenes
