@@ -70,7 +70,7 @@ def nin_cifar10(
     Args:
         transform: fields of ``transform_param``; the original has none, as its images were preprocessed.
     """
-    n = NetSpec("CIFAR10_full")
+    n = NetSpec("cifar10_nin")  # the authors' file has the name of Caffe's cifar10_full
     x, _ = images(n, (3, 32, 32), batch, test_batch, transform)
 
     def block(i: int, x: Top, widths: tuple[int, int, int], lr: tuple[float, float] = (1, 2), **size: int) -> Top:

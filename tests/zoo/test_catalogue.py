@@ -33,6 +33,12 @@ def test_every_net_has_a_card():
         assert all((card.title, card.paper, card.input, card.about)), name
 
 
+def test_each_net_has_a_name_of_its_own():
+    """By which recipes and cards find each other."""
+    own = [card.build().to_proto().name for card in CARDS.values()]
+    assert sorted(own) == sorted(set(own))
+
+
 def test_create():
     assert zoo.create("lenet", classes=3).to_proto() == zoo.lenet(classes=3).to_proto()
     with pytest.raises(JaffeError, match=r"no net 'lenett' in the zoo; did you mean 'lenet'\?"):
@@ -47,6 +53,7 @@ def test_card():
                  "the bias of the first convolution", "data 1x3x224x224", "classes=1000", "ResNet-50-model.caffemodel"):
         assert part in text
     assert "jaffe train --recipe lenet" in str(zoo.card("lenet"))
+    assert "recipe" not in str(zoo.card("nin_cifar10"))
     assert str(zoo.card("lenet")) in zoo.card("lenet")._repr_markdown_()
 
 
