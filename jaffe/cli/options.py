@@ -87,8 +87,7 @@ def read_model(model: str) -> Spec:
     from jaffe.zoo.cards import CARDS
 
     if not model:
-        raise JaffeError("expected --model: a net prototxt, or one of the recipes " + ", ".join(RECIPES)
-                         + "; jaffe zoo lists more nets")
+        raise JaffeError("expected --model: a net prototxt, or the name of a recipe or net, which jaffe zoo lists")
     if model in RECIPES:
         return recipe(model).net
     return create(model) if model in CARDS else model

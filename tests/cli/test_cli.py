@@ -124,7 +124,7 @@ def test_summary_and_time_and_devices():
         (["test", "--model", "lenet", "--weights", "."], "jaffe: --weights . is a folder: expected a file"),
         (["test", "--model", "lenet", "--snapshot", "a.solverstate"], "the .caffemodel beside it: expected --weights"),
         (["train", "--recipe", "logreg", "--set", "weights=a"], "jaffe: --set weights=a: expected --weights for that"),
-        (["summary"], "jaffe: expected --model: a net prototxt, or one of the recipes lenet, mlp"),
+        (["summary"], "jaffe: expected --model: a net prototxt, or the name of a recipe or net, which jaffe zoo lists"),
         (["summary", "--model", "lenet", "--input", "data=a"], "jaffe: --input data=a: expected name=sizes"),
         (["summary", "--model", "lenet", "--phase", "train"], "phase is 'TRAIN' or 'TEST'; received 'train'"),
     ],
