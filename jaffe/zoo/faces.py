@@ -71,8 +71,12 @@ def light_cnn9(
     n = NetSpec("LightCNN9")
     x, _ = images(n, shape, batch, test_batch, transform)
 
+    def doubled(maps: int) -> int:
+        """Of which each two become one."""
+        return 2 * max(1, round(width * maps / 2))
+
     def convolution(name: str, bottom: Top, maps: int, size: int) -> Top:
-        n[f"conv{name}"] = L.Convolution(bottom, num_output=round(width * maps), kernel_size=size, pad=size // 2,
+        n[f"conv{name}"] = L.Convolution(bottom, num_output=doubled(maps), kernel_size=size, pad=size // 2,
                                          param=learned(), **_FILLED)
         return _max_feature_map(n, n[f"conv{name}"], name)
 
@@ -81,7 +85,7 @@ def light_cnn9(
         x = convolution(f"{i}", convolution(f"{i}a", x, thin, 1), maps, 3)
         if pool:
             n[f"pool{pool}"] = x = max_pool(x)
-    n.fc1 = L.InnerProduct(x, num_output=round(width * 512), param=learned(), **_FILLED)
+    n.fc1 = L.InnerProduct(x, num_output=doubled(512), param=learned(), **_FILLED)
     n.drop1 = L.Dropout(_max_feature_map(n, n.fc1, "_fc1"), dropout_ratio=0.75, in_place=True)
     n.fc2 = L.InnerProduct(n.drop1, num_output=classes, **_FILLED)
     classify(n, n.fc2)

@@ -60,7 +60,7 @@ def maxout_conv(
     images(n, (1, 28, 28), batch, test_batch, transform)
     x = n.dropped = L.Dropout(n.data, dropout_ratio=0.2)
     for i, (maps, pieces, size, pad, pool) in enumerate([(48, 2, 8, 0, 4), (48, 2, 8, 3, 4), (24, 4, 5, 3, 2)]):
-        n[f"conv{i}"] = L.Convolution(x, num_output=round(width * maps) * pieces, kernel_size=size, pad=pad,
+        n[f"conv{i}"] = L.Convolution(x, num_output=max(1, round(width * maps)) * pieces, kernel_size=size, pad=pad,
                                       **_weights("msra"))
         n[f"h{i}"] = L.Maxout(n[f"conv{i}"], pieces=pieces)
         n[f"pool{i}"] = max_pool(n[f"h{i}"], kernel_size=pool)

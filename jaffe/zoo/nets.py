@@ -8,6 +8,7 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
+from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import classify, images
 from jaffe.zoo.recurrent import inputs
@@ -147,6 +148,8 @@ def autoencoder(
         widths: of the encoder's layers, the last being the code; the decoder mirrors them.
         transform: fields of ``transform_param``; pixels are expected in [0, 1] after it.
     """
+    if not widths:
+        raise JaffeError("expected widths of the encoder's layers, the code's at least; found none")
     n = NetSpec("Autoencoder")
     images(n, (1, 28, 28), batch, test_batch, transform)
     n.unused = L.Silence(n.label, ntop=0)

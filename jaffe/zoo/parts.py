@@ -8,6 +8,7 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned
 from jaffe.netdef.builder import Top
+from jaffe.netdef.errors import JaffeError
 
 TRAIN, TEST = {"phase": "TRAIN"}, {"phase": "TEST"}
 MSRA, XAVIER = {"type": "msra"}, {"type": "xavier"}
@@ -17,6 +18,8 @@ def images(
     n: NetSpec, shape: Sequence[int], batch: int, test_batch: int, transform: Mapping[str, Any] | None
 ) -> tuple[Top, Top]:
     """Data and label of each phase; ``shape`` is (C, H, W) after the transform."""
+    if len(shape) != 3:
+        raise JaffeError(f"expected shape (channels, height, width); found {tuple(shape)}")
     size = dict(zip(("channels", "height", "width"), shape, strict=True))
     extra = {"transform_param": dict(transform)} if transform else {}
     n.data, n.label = L.MemoryData(ntop=2, batch_size=batch, include=TRAIN, **size, **extra)

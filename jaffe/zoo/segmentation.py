@@ -8,6 +8,7 @@ from typing import Any
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
+from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import Figure, published
 from jaffe.zoo.parts import MSRA, TEST, normalise, relu
 from jaffe.zoo.recurrent import inputs
@@ -180,6 +181,9 @@ def segnet(
         inference: whether BN layers hold the statistics of a data set, as in weights that were made ready for use;
             else they take those of the batch, in phase TEST too.
     """
+    if not widths or len(widths) != len(convolutions):
+        raise JaffeError(f"expected as many widths as numbers of convolutions, of each stage one; found {widths} and "
+                         f"{convolutions}")
     n = NetSpec("SegNet")
     inputs(n, batch, test_batch, {"data": shape, "label": shape[1:]}, transform)
     settled = {"kernel_size": 3, "pad": 1, "param": learned(), "weight_filler": MSRA}

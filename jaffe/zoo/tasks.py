@@ -7,6 +7,7 @@ from typing import Any
 
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.builder import Top
+from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import published
 from jaffe.zoo.nets import lenet_features, lenet_weights
 from jaffe.zoo.parts import TEST
@@ -72,6 +73,8 @@ def multitask(
         weights: of the losses of digit, odd and angle.
         transform: fields of ``transform_param``; pixels are expected in [0, 1) after it.
     """
+    if len(weights) != 3:
+        raise JaffeError(f"expected weights of three losses: digit, odd, angle; found {weights}")
     n = NetSpec("MultiTask")
     inputs(n, batch, test_batch, {"data": (1, 28, 28), "digit": (), "odd": (), "angle": (1,)}, transform)
     x = lenet_features(n, n.data)

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 
 from jaffe import zoo
 from jaffe.compile import CompiledNet, compile_net
-from jaffe.netdef import load
+from jaffe.netdef import JaffeError, load
 from jaffe.netdef.graph import Node
 from jaffe.netdef.schema import settings_fields
 from jaffe.zoo.cards import CARDS
@@ -149,3 +149,23 @@ def test_nets_are_the_published_ones(shared: Path, name: str):
 if __name__ == "__main__":
     for each in sys.argv[1:] or CARDS:
         (TABLES / f"{each}.txt").write_text(table(each))
+
+
+@pytest.mark.parametrize(("name", "width"), [("light_cnn9", 1 / 3), ("light_cnn9", 1.3), ("light_cnn9", 0.001),
+                                             ("maxout_conv", 0.001)])
+def test_nets_of_any_width(name: str, width: float):
+    net = compile_net(zoo.create(name, width=width, batch=2, test_batch=2), phase="TEST")
+    assert net.cost().params > 0
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("mlp", {"shape": (5, 6)}, r"expected shape \(channels, height, width\); found \(5, 6\)"),
+    ("spp_net", {"shape": (224, 224)}, r"expected shape \(channels, height, width\); found \(224, 224\)"),
+    ("segnet", {"widths": (8, 16)}, "expected as many widths as numbers of convolutions"),
+    ("segnet", {"widths": (), "convolutions": ()}, "expected as many widths"),
+    ("multitask", {"weights": (1, 1)}, "expected weights of three losses"),
+    ("autoencoder", {"widths": ()}, "expected widths of the encoder's layers"),
+])
+def test_options_that_do_not_fit(name: str, options: dict[str, object], message: str):
+    with pytest.raises(JaffeError, match=message):
+        zoo.create(name, **options)
