@@ -14,16 +14,12 @@ def zoo(
                                         )] = False,
 ) -> None:
     """List the nets of the zoo, or say what is known of one."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     from jaffe.netdef.errors import JaffeError, suggest
     from jaffe.zoo import card
     from jaffe.zoo import list as names_of
     from jaffe.zoo.cards import CARDS
     from jaffe.zoo.catalogue import weights_file
-    from jaffe.zoo.described import recipes_of
+    from jaffe.zoo.described import counted, recipes_of
     from jaffe.zoo.weights import WEIGHTS
 
     if fetch:
@@ -35,9 +31,10 @@ def zoo(
     found = names_of(name)
     if not found:
         raise JaffeError(f"no net of the zoo has {name!r} as its name, task or a part of it{suggest(name, CARDS)}")
-    table = Table("net", "task", "title", "recipes", "weights", box=SIMPLE_HEAD)
-    for one in found:
-        net = card(one)
-        table.add_row(one, net.task, net.title, ", ".join(recipes_of(net)),
-                      ", ".join(weights.name for weights in WEIGHTS.get(one, ())))
-    Console().print(table)
+    nets = [card(one) for one in found]
+    rows = [("net", "task", "parameters", "recipes", "weights")]
+    rows += [(net.name, net.task, f"{counted(net).params:,}", " ".join(recipes_of(net)),
+              " ".join(weights.name for weights in WEIGHTS.get(net.name, ()))) for net in nets]
+    name_width, task_width, _, recipes_width, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, task, params, recipes, weights in rows:
+        print(f"{name:{name_width}}  {task:{task_width}}  {params:>11}  {recipes:{recipes_width}}  {weights}".rstrip())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from jaffe.zoo.cards import Card, Figure
@@ -60,8 +62,7 @@ def described(card: Card) -> str:
         ("parameters", f"{own.params:,}"), *_published(card.params),
         ("multiply-adds", f"{own.multiply_adds:,} for one item"), *_published(card.multiply_adds),
         *(("accuracy", f"{figure.value} ({figure.source})") for figure in card.accuracy),
-        ("options", ", ".join(f"{option.name}={option.default}" if option.default is not option.empty else option.name
-                              for option in inspect.signature(card.build).parameters.values())),
+        ("options", ", ".join(map(_option, inspect.signature(card.build).parameters.values()))),
         *(("recipe", f"jaffe train --recipe {name}") for name in recipes_of(card)),
         *(("weights", f"{one.name}: {one.url}" + (f" ({one.licence})" if one.licence else ""))
           for one in WEIGHTS.get(card.name, ())),
@@ -71,10 +72,20 @@ def described(card: Card) -> str:
                       *(f"{key:{width}}  {value}" for key, value in rows)])
 
 
+def _option(option: inspect.Parameter) -> str:
+    default = getattr(option.default, "__name__", option.default)  # functions by their names
+    return option.name if option.default is option.empty else f"{option.name}={default}"
+
+
 def recipes_of(card: Card) -> list[str]:
     """Names of the recipes that train the net: those whose declaration has its name."""
     name = card.build().to_proto().name
-    return [recipe for recipe, build in RECIPES.items() if build().net.to_proto().name == name]
+    return [recipe for recipe in RECIPES if _net_of(recipe) == name]
+
+
+@functools.cache
+def _net_of(recipe: str) -> str:
+    return RECIPES[recipe]().net.to_proto().name
 
 
 def _published(figure: Figure | None) -> Iterator[tuple[str, str]]:
