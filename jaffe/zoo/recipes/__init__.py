@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaffe.netdef.errors import JaffeError, suggest
-from jaffe.zoo.recipes import cifar, digits, scenes, sequences, tasks, vectors  # noqa: F401  (each enters its recipes)
+from jaffe.zoo.recipes import cifar, digits, imagenet, scenes, sequences, tasks, vectors  # noqa: F401  (they enter)
 from jaffe.zoo.recipes.base import RECIPES as RECIPES
 from jaffe.zoo.recipes.base import Recipe as Recipe
 
