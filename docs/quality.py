@@ -46,7 +46,8 @@ def main(names: Iterable[str]) -> None:
             command = [sys.executable, "-m", "docs.quality", "--one", name, str(seed)]
             done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
             if done.returncode:
-                print(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1]}", file=sys.stderr)
+                said = (done.stderr or done.stdout).strip().splitlines() or [f"ended with {done.returncode}"]
+                print(f"{name}: {said[-1]}", file=sys.stderr)
                 break
             runs.append(json.loads(done.stdout.splitlines()[-1]))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docs.layers import CAFFE, reference
+from docs.zoo import _spread
 from docs.zoo import page as zoo_page
 from jaffe.compile import layer_types
 from tests.conftest import ROOT
@@ -26,3 +27,8 @@ def test_reference_of_layers_is_up_to_date():
 
 def test_page_of_the_zoo_is_up_to_date():
     assert (ROOT / "docs" / "zoo.md").read_text() == zoo_page(), "run `make zoo`"
+
+
+def test_losses_are_no_shares():
+    assert _spread([0.9, 0.8], share=False) == "0.85 ± 0.05"
+    assert _spread([0.96, 0.98], share=True) == "97.00 ± 1.00 %"
