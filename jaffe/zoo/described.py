@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from jaffe.zoo.cards import Card, Figure
