@@ -6,6 +6,9 @@ from jaffe.train.console import ConsoleReporter as ConsoleReporter
 from jaffe.train.data import Dataset as Dataset
 from jaffe.train.data import Feed as Feed
 from jaffe.train.data import open_dataset as open_dataset
+from jaffe.train.detection import DetectionReport as DetectionReport
+from jaffe.train.detection import detection_report as detection_report
+from jaffe.train.detection import evaluate_detection as evaluate_detection
 from jaffe.train.devices import Devices as Devices
 from jaffe.train.devices import Parallel as Parallel
 from jaffe.train.evaluate import Evaluation as Evaluation

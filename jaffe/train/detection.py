@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import jax
 import numpy as np
 
+from jaffe.compile.net import compile_net
 from jaffe.netdef.errors import JaffeError
+from jaffe.netdef.resolve import resolve
+from jaffe.netdef.rules import NetState
+from jaffe.netdef.source import Spec, load
+from jaffe.train.data.dataset import Data
+from jaffe.train.data.feed import Feed
+from jaffe.train.evaluate import Evaluation
 
 METHODS = ("area", "11point")
 
@@ -43,6 +52,38 @@ class DetectionReport:
         lines += [f"{i:>5}{self.objects[i]:>10,}{self.found[i]:>10,}{self.ap[i]:>10.2%}"
                   for i in np.flatnonzero(self.objects)]
         return "\n".join(lines)
+
+
+def evaluate_detection(
+    spec: Spec, variables: Any, data: Data, *, overlap: float = 0.5, method: str = "area",
+) -> DetectionReport:
+    """Run a net over a whole data set and compare the boxes that it finds with the true ones.
+
+    >>> solver = jaffe.Solver(recipe); solver.run()                                       # doctest: +SKIP
+    >>> print(evaluate_detection(recipe.net, solver.variables, recipe.data))              # doctest: +SKIP
+
+    Args:
+        spec: a net with DetectionOutput and MultiBoxLoss in phase TEST, as ``jaffe.zoo.ssd300``.
+        variables: of its layers.
+        data: as ``Solver`` takes it; its test split.
+        overlap, method: as for ``detection_report``.
+
+    Raises:
+        JaffeError: the net lacks one of these layers, or does not fit the data, whose records are whole batches.
+    """
+    source = load(spec)
+    graph = resolve(source, NetState("TEST"))
+    nodes = {node.type: node for node in graph.nodes}
+    for kind in ("DetectionOutput", "MultiBoxLoss"):
+        if kind not in nodes:
+            raise JaffeError(f"net {graph.name!r} has no {kind} layer in phase TEST: expected one that finds boxes, "
+                             "and one that reads the true ones")
+    found, truth = nodes["DetectionOutput"].proto.top[0], nodes["MultiBoxLoss"].proto.bottom[3]
+    feed = Feed(graph, data, base=source.directory)
+    net = compile_net(source, phase="TEST", inputs=feed.shapes)
+    blobs = Evaluation(net, feed, None, jax.random.key(0)).blobs(variables, [found, truth])
+    classes = nodes["DetectionOutput"].proto.detection_output_param.num_classes
+    return detection_report(((one[found], one[truth]) for one in blobs), classes, overlap=overlap, method=method)
 
 
 def detection_report(

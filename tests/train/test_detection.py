@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
+from jaffe import zoo
+from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError
-from jaffe.train.detection import average_precision, detection_report
+from jaffe.train.detection import average_precision, detection_report, evaluate_detection
+from jaffe.zoo.detection import BoxMap, small_ssd
 
 LEFT, RIGHT, FAR = (0, 0, 0.4, 1), (0.5, 0, 0.9, 1), (0.9, 0.9, 1, 1)
 
@@ -103,3 +107,23 @@ def test_what_is_wrong_is_said():
         detection_report([(found((0, 2, 0.9, LEFT)), true((0, 1, LEFT, 0)))], 2)
     with pytest.raises(JaffeError, match=r"expected detections \(..., 7\) and true boxes \(..., 8\)"):
         detection_report([(np.zeros((1, 6)), np.zeros((1, 8)))], 2)
+
+
+def test_a_net_over_a_data_set():
+    """As from the net's blobs, in one batch of all; each true box is where an image's fifth detection is."""
+    spec = small_ssd(classes=3, objects=2, shape=(3, 16, 16), widths=(2, 2), maps=(BoxMap("conv2_2", 6, 9),), batch=2,
+                     test_batch=2, keep=9)
+    data = {"data": np.random.default_rng(0).random((4, 3, 16, 16), np.float32),
+            "label": np.full((4, 2, 8), -1, np.float32)}
+    net = compile_net(spec, phase="TEST", batch=4)
+    variables = net.init(jax.random.key(0))
+    variables = {**variables, "state": jax.tree.map(np.ones_like, variables["state"])}
+    detections = np.asarray(net.apply(variables, data)[0]["detection_out"])
+    rows = detections.reshape(4, 9, 7)[:, 4]
+    data["label"][:, 0] = np.stack([0 * rows[:, 0], rows[:, 1], 0 * rows[:, 0], *rows[:, 3:].T, 0 * rows[:, 0]], 1)
+    report, expected = evaluate_detection(spec, variables, data), detection_report([(detections, data["label"])], 3)
+    assert report.objects.sum() == report.found.sum() == 4
+    assert 0 < expected.mean < 1
+    np.testing.assert_allclose(report.ap, expected.ap, rtol=1e-6)
+    with pytest.raises(JaffeError, match="net 'LeNet' has no DetectionOutput layer in phase TEST"):
+        evaluate_detection(zoo.lenet(), variables, data)

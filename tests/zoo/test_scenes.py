@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import pytest
 
 import jaffe
 from jaffe import zoo
-from jaffe.compile import compile_net
-from jaffe.netdef import NetState, resolve
-from jaffe.train.data import Feed
-from jaffe.train.detection import DetectionReport, detection_report
-from jaffe.train.evaluate import Evaluation
-
-
-def found_boxes(job: jaffe.Solver, name: str) -> DetectionReport:
-    """Average precision over the test's scenes."""
-    recipe = zoo.recipe(name)
-    feed = Feed(resolve(recipe.net, NetState("TEST")), recipe.data)
-    evaluation = Evaluation(compile_net(recipe.net, phase="TEST", inputs=feed.shapes), feed, None, jax.random.key(0))
-    blobs = evaluation.blobs(job.variables, ["detection_out", "label"])
-    return detection_report(((one["detection_out"], one["label"]) for one in blobs), classes=4)
+from jaffe.train.detection import evaluate_detection
 
 
 @pytest.mark.parametrize("name", ["ssd_shapes", "depth_shapes"])
@@ -43,9 +29,10 @@ def test_pixels_get_their_classes(name: str, least: float):
 
 @pytest.mark.slow
 def test_boxes_are_found():
-    job = jaffe.Solver(zoo.recipe("ssd_shapes"), snapshot=0)
+    recipe = zoo.recipe("ssd_shapes")
+    job = jaffe.Solver(recipe, snapshot=0)
     job.run()
-    report = found_boxes(job, "ssd_shapes")
+    report = evaluate_detection(recipe.net, job.variables, recipe.data)
     assert report.objects.sum() == 764
     assert report.mean > 0.98
 
