@@ -310,6 +310,7 @@ def test_fields_by_name():
 
 
 @pytest.mark.parametrize(("name", "message"), [
+    ("made:shapess", "data 'made:shapess' is not known; did you mean 'made:shapes'?"),
     ("lmbd:x", "data 'lmbd:x' is not known; did you mean 'lmdb'?"),
     ("lmdb:nowhere", "lmdb:nowhere: there is no nowhere in"),
     ("some/where", "some/where: there is no some/where in"),

@@ -128,8 +128,8 @@ def _find(path: str, base: Path, data: str, *, bare: bool = False) -> Path:
         raise JaffeError(f"{data}: {found} is not a regular file or a folder")
     if found is None and bare and "/" not in path:
         kinds = ["tfds:NAME", *(f"{kind}:PATH" for kind in KINDS), *MADE]
-        kind = path.partition(":")[0]
-        raise JaffeError(f"data {data!r} is not known{suggest(kind, ['tfds', *KINDS])}; expected a path, "
+        near = suggest(path, MADE) or suggest(path.partition(":")[0], ["tfds", *KINDS])
+        raise JaffeError(f"data {data!r} is not known{near}; expected a path, "
                          f"{', '.join(kinds[:-1])} or {kinds[-1]}")
     if found is None:
         raise JaffeError(f"{data}: there is no {Path(path)} in {Path.cwd()} or {base.absolute()}")

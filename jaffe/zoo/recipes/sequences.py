@@ -29,7 +29,7 @@ def _lstm_sequence_classifier() -> Recipe:
             stepvalue=[800], max_iter=1000, test_iter=[3], test_interval=200, display=50, average_loss=20,
             random_seed=1,
         ),
-        "tfds:digits", "an LSTM that reads the UCI digits row by row; 96 % in some seconds",
+        "tfds:digits", "an LSTM that reads the UCI digits row by row; 96 % in half a minute",
     )
 
 
@@ -55,5 +55,5 @@ def _lrcn() -> Recipe:
             type="Adam", base_lr=0.002, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="fixed", max_iter=600,
             test_iter=[2], test_interval=100, display=50, average_loss=20, random_seed=1,
         ),
-        "made:moving", "which way a digit moves, by a small convolution and an LSTM over frames; 99 % in some seconds",
+        "made:moving", "which way a digit moves, by a small convolution and an LSTM over frames; 99 % in half a minute",
     )
