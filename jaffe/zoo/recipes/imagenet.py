@@ -171,7 +171,7 @@ def _densenet121() -> Recipe:
 
 @entered
 def _se_resnet50() -> Recipe:
-    # Source: arXiv 1709.01507, section 5.1, and the authors' README, by which 256 images are those of eight devices.
+    # Source: arXiv 1709.01507, and the authors' README, by which 256 images are those of eight devices.
     return _recipe(
         se_resnet50, "the paper's settings, 100 epochs, with the weight decay of ResNet, as it states none",
         32, 25, _BVLC, iter_size=32, base_lr=0.6, lr_policy="step", gamma=0.1, stepsize=_epochs(30, 1024),
