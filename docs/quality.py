@@ -33,7 +33,23 @@ def measured(name: str, seed: int) -> dict[str, Any]:
                           **({"data": local} if local else {}))
     solver.run()
     seconds = time.perf_counter() - began
-    return {"value": float(solver.metrics.tests()[-1][recipe.measure]), "seconds": round(seconds, 1)}
+    measure, value = quality(recipe, solver)
+    return {"measure": measure, "value": value, "seconds": round(seconds, 1)}
+
+
+def quality(recipe: Any, solver: Any) -> tuple[str, float]:
+    """What says how good a trained net is: of detectors the mean average precision, of nets that name each pixel's class
+    the mean intersection over union, else what the recipe names."""
+    from jaffe.train import evaluate_detection
+    from jaffe.train.confusion import find_head
+
+    types = {layer.type for layer in recipe.net.to_proto().layer}
+    if "MultiBoxLoss" in types:
+        return "mean average precision", float(evaluate_detection(recipe.net, solver.variables, recipe.data).mean)
+    if "Accuracy" in types and find_head(solver.tests[0].net).spatial(solver.tests[0].net):
+        report = solver.tests[0].class_report(solver.variables, solver.net)
+        return "mean intersection over union", float(report.iou.mean())
+    return recipe.measure.replace("_", " "), float(solver.metrics.tests()[-1][recipe.measure])
 
 
 def main(names: Iterable[str]) -> None:

@@ -117,7 +117,7 @@ def results() -> str:
             values = [one["value"] for one in found[name]]
             seconds = statistics.median(one["seconds"] for one in found[name])
             run.append(_row(f"`{name}`", f"{recipe.net.to_proto().name}, `{recipe.data}`",
-                            recipe.measure.replace("_", " "), _spread(values, share=recipe.higher), f"{seconds:.0f}"))
+                            found[name][0]["measure"], _spread(values, share=recipe.higher), f"{seconds:.0f}"))
         else:
             others.append(_row(f"`{name}`", f"`{recipe.data}`", recipe.about))
     return MEASURED + "\n".join(run) + "\n" + (PUBLISHED + "\n".join(others) + "\n" if others else "")
