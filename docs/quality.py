@@ -38,8 +38,8 @@ def measured(name: str, seed: int) -> dict[str, Any]:
 
 
 def quality(recipe: Any, solver: Any) -> tuple[str, float]:
-    """What says how good a trained net is: of detectors the mean average precision, of nets that name each pixel's class
-    the mean intersection over union, else what the recipe names."""
+    """What says how good a trained net is: of detectors the mean average precision, of nets that name the class of each
+    pixel the mean intersection over union, else what the recipe names."""
     from jaffe.train import evaluate_detection
     from jaffe.train.confusion import find_head
 
