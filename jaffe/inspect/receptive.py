@@ -187,6 +187,8 @@ def _after(net: CompiledNet, node: Node, top: int, found: dict[str, _Field]) -> 
     if isinstance(layer, Crop):
         starts = [0, 0, *layer._starts(4)][-2:]
         return _pair(axis.moved(start) for axis, start in zip(field, starts, strict=True))
+    if node.type == "Softmax" and layer.axis(node.proto.softmax_param.axis, 4) != 1:
+        return None
     return field if node.type in _POINTWISE and shape[2:] == out[2:] else None
 
 

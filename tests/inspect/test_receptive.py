@@ -140,8 +140,11 @@ def test_what_sees_all():
     n.mvn = L.MVN(n.a)
     n.gated = L.Eltwise(n.a, n.mvn)
     n.constant = L.DummyData(shape=dict(dim=[1, 2, 3, 3]))
+    n.rows = L.Softmax(n.a, axis=2)
+    n.classes = L.Softmax(n.a, axis=-3)
     fields = receptive_fields(compile_net(n, phase="TEST"))
-    assert {name: row.size for name, row in fields.items()} == {"a": (3, 3), "glob": None, "mvn": None, "gated": None}
+    assert {name: row.size for name, row in fields.items()} == {"a": (3, 3), "glob": None, "mvn": None, "gated": None,
+                                                               "rows": None, "classes": (3, 3)}
 
 
 def test_strides_that_do_not_fit_see_all():
