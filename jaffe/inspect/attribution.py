@@ -42,6 +42,8 @@ def saliency(
     """
     if method not in METHODS:
         raise JaffeError(f"method is one of {', '.join(METHODS)}; received {method!r}{suggest(str(method), METHODS)}")
+    if samples < 1:
+        raise JaffeError(f"samples is at least 1; received {samples}")
     if samples > 1 and key is None:
         raise JaffeError("samples are of inputs with noise: expected key=jax.random.key(...); found none")
     part = Part(net, (score_value(net, blob),), "guided" if method == "guided" else "plain")
@@ -149,6 +151,8 @@ def occlusion(
     if size < 1 or stride < 1 or size > min(x.shape[2:]):
         raise JaffeError(f"expected a square of 1 to {min(x.shape[2:])} pixels, and a stride of at least 1; received "
                          f"size={size}, stride={stride}")
+    if batch < 1:
+        raise JaffeError(f"batch is at least 1; received {batch}")
     return _occlusion(part, size, stride, batch, variables, fed, classes_of(net, part.values[0], class_, 1), fill)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaffe.compile.execute import execute
 from jaffe.compile.fused import make_program
@@ -138,7 +139,8 @@ class Part:
         for node in reversed(self.net.graph.nodes):
             for top in node.tops:
                 shape = self.net.inferred.shapes[top]
-                if top in self.ancestors and len(shape) == 4 and shape[2] * shape[3] > 1 and node.bottoms:
+                before = top in self.ancestors and top not in self.values
+                if before and len(shape) == 4 and shape[2] * shape[3] > 1 and node.bottoms:
                     return top
         raise JaffeError(f"{', '.join(self.values)} depends on no maps (N, C, h, w); name a blob")
 
@@ -206,14 +208,14 @@ def score_value(net: CompiledNet, blob: str | None = None) -> str:
     if blob is not None:
         found = net.value_of(blob)
     else:
-        readers = [node.bottoms[0] for types in _READERS for node in net.graph.nodes if node.type in types]
+        readers = [node for types in _READERS for node in net.graph.nodes if node.type in types]
         outputs = [name for name in net.outputs if len(net.shape(name)) >= 2]
         if not readers and len(outputs) != 1:
             raise JaffeError(f"which blob of net {net.name!r} holds the scores of classes is not plain: name it, "
                              f"blob=...; its outputs are {', '.join(net.outputs)}")
-        found = readers[-1] if readers else net.value_of(outputs[0])
-        found = next((node.bottoms[0] for node in net.graph.nodes if node.type == "Softmax" and found in node.tops),
-                     found)
+        found = _classes_read(net, readers[-1]) if readers else net.value_of(outputs[0])
+        found = next((_classes_read(net, node) for node in net.graph.nodes
+                      if node.type == "Softmax" and found in node.tops), found)
     if len(net.inferred.shapes[found]) < 2:
         raise JaffeError(f"expected scores (N, classes, ...); found {found!r} of shape {net.inferred.shapes[found]}")
     return found
@@ -223,19 +225,34 @@ def score_value(net: CompiledNet, blob: str | None = None) -> str:
 _READERS = (("SoftmaxWithLoss", "InfogainLoss", "MultinomialLogisticLoss", "HingeLoss"), ("Accuracy",))
 
 
+def _classes_read(net: CompiledNet, node: Node) -> str:
+    """What a layer reads as scores, if it takes axis 1 for that of the classes."""
+    layer, proto, value = net.inferred.layers[node.name], node.proto, node.bottoms[0]
+    declared = {
+        "Accuracy": proto.accuracy_param.axis, "SoftmaxWithLoss": proto.softmax_param.axis,
+        "InfogainLoss": proto.infogain_loss_param.axis, "Softmax": proto.softmax_param.axis,
+    }.get(node.type, 1)
+    shape = net.inferred.shapes[value]
+    if (axis := layer.axis(declared, len(shape))) != 1:
+        raise node.error(f"its classes are along axis {axis} of {value!r} {shape}; expected scores (N, classes, ...)")
+    return value
+
+
 def classes_of(net: CompiledNet, value: str, class_: int | Sequence[int], items: int) -> Array:
     """A class for each item. Raises JaffeError when there is no such class."""
     count = net.inferred.shapes[value][1]
-    found = jnp.asarray(class_)
-    if not jnp.issubdtype(found.dtype, jnp.integer) or found.shape not in ((), (items,)):
+    found = np.asarray(class_)
+    if not np.issubdtype(found.dtype, np.integer) or found.shape not in ((), (items,)):
         raise JaffeError(f"class_ is a number, or one for each of {items} items; received {class_!r}")
-    if bool(jnp.any((found < 0) | (found >= count))):
+    if np.any((found < 0) | (found >= count)):
         raise JaffeError(f"{value!r} has scores of {count} classes, 0 to {count - 1}; received class_={class_!r}")
-    return jnp.broadcast_to(found, (items,))
+    return jnp.broadcast_to(jnp.asarray(found), (items,))
 
 
 def class_scores(scores: Array, classes: Array) -> Array:
     """(N, K, ...) -> (N): the score of each item's class, summed over places."""
+    if len(scores) != len(classes):
+        raise JaffeError(f"expected scores of {len(classes)} items, as the inputs have; found {len(scores)} of them")
     return scores.reshape(*scores.shape[:2], -1).sum(2)[jnp.arange(len(classes)), classes]
 
 

@@ -51,6 +51,8 @@ def class_image(
     Raises:
         JaffeError: there is no such blob or class; or the scores need more inputs than the image.
     """
+    if rate <= 0:
+        raise JaffeError(f"rate is above 0; received {rate}")
     part = Part(net, (score_value(net, blob),), "redirected")
     name, shape = _image_shape(part, size)
     classes = classes_of(net, part.values[0], class_, 1)
@@ -85,6 +87,8 @@ def deep_dream(
     name, _ = _image_shape(part, None)
     x = part.feed(image)[name]
     low, high = _bounds(net, name, x.shape[1], bounds)
+    if octaves < 1 or zoom <= 0:
+        raise JaffeError(f"octaves is at least 1, and zoom above 0; received octaves={octaves}, zoom={zoom}")
     sizes = [tuple(max(round(n / zoom**k), 1) for n in x.shape[2:]) for k in reversed(range(octaves))]
     for size in sizes:
         try:

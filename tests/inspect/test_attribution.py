@@ -104,6 +104,42 @@ def test_other_sizes_and_no_labels():
         saliency(net, variables, np.ones((3, 17, 14)), 0)
 
 
+def sequence(axis):
+    n = NetSpec()
+    n.data, n.label = L.Input(ntop=2, shape=[dict(dim=[5, 2, 3]), dict(dim=[5, 2])])
+    n.fc = L.InnerProduct(n.data, num_output=4, axis=axis)
+    n.loss = L.SoftmaxWithLoss(n.fc, n.label, axis=axis)
+    return compile_net(n, phase="TEST")
+
+
+def test_classes_along_another_axis_are_not_taken_for_items():
+    net = sequence(2)
+    with pytest.raises(JaffeError, match=r"layer 'loss'.*: its classes are along axis 2 of 'fc' \(5, 2, 4\); expected "
+                                         r"scores \(N, classes, ...\)"):
+        saliency(net, net.init(jax.random.key(0)), np.ones((5, 2, 3)), 1)
+
+
+def test_scores_of_other_items_than_the_inputs():
+    n = NetSpec()
+    n.data = L.Input(shape=dict(dim=[2, 3, 4, 4]))
+    n.rows = L.Reshape(n.data, shape=dict(dim=[-1, 16]))
+    n.fc = L.InnerProduct(n.rows, num_output=2)
+    net = compile_net(n)
+    for function in (saliency, lambda *arguments: grad_cam(*arguments, "data")):
+        with pytest.raises(JaffeError, match="expected scores of 2 items, as the inputs have; found 6 of them"):
+            function(net, net.init(jax.random.key(0)), image()[:, :, :4, :4], 1)
+
+
+def test_grad_cam_of_scores_with_places_takes_the_maps_before_them():
+    n = NetSpec()
+    n.data = L.Input(shape=dict(dim=[1, 3, 6, 5]))
+    n.conv = L.Convolution(n.data, num_output=4, kernel_size=3, weight_filler=dict(type="gaussian", std=1))
+    n.score = L.Convolution(n.conv, num_output=2, kernel_size=2, weight_filler=dict(type="gaussian", std=1))
+    net = compile_net(n)
+    variables, x = net.init(jax.random.key(0)), image(items=1)
+    np.testing.assert_array_equal(grad_cam(net, variables, x, 1), grad_cam(net, variables, x, 1, "conv"))
+
+
 def wrong(message, function, *arguments, **settings):
     with pytest.raises(JaffeError, match=message):
         function(*arguments, **settings)
@@ -118,6 +154,9 @@ def test_errors():
     wrong("method is one of gradient, guided, input; received 'guide'; did you mean 'guided'", saliency, net, variables,
           x, 1, method="guide")
     wrong(r"expected key=jax.random.key\(...\); found none", saliency, net, variables, x, 1, samples=2)
+    wrong("samples is at least 1; received 0", saliency, net, variables, x, 1, samples=0, key=jax.random.key(0))
+    wrong("class_ is a number, or one for each of 2 items; received 'cat'", saliency, net, variables, x, "cat")
+    wrong("batch is at least 1; received 0", occlusion, net, variables, x[0], 1, 2, batch=0)
     wrong("no input 'dat'; did you mean 'data'", saliency, net, variables, {"dat": x}, 1)
     wrong("input 'data' is missing; fc needs data", saliency, net, variables, {}, 1)
     wrong("expected one image", occlusion, net, variables, x, 1, 2)

@@ -98,6 +98,10 @@ def test_errors(net, variables):
         deep_dream(net, variables, np.ones((3, 12, 12)), "convv", KEY)
     with pytest.raises(JaffeError, match=r"an image of \(2, 2\) does not fit blob 'conv'; choose fewer octaves: layer"):
         deep_dream(net, variables, np.ones((3, 12, 12)), "conv", KEY, octaves=6)
+    with pytest.raises(JaffeError, match=r"octaves is at least 1, and zoom above 0; received octaves=0, zoom=1\.4"):
+        deep_dream(net, variables, np.ones((3, 12, 12)), "conv", KEY, octaves=0)
+    with pytest.raises(JaffeError, match="rate is above 0; received 0"):
+        class_image(net, variables, 0, KEY, rate=0)
     with pytest.raises(JaffeError, match="bounds are the least and the greatest value of a pixel"):
         class_image(net, variables, 0, KEY, bounds=(1, 1))
     with pytest.raises(JaffeError, match="layer 'fc'"):
