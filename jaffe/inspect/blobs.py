@@ -81,6 +81,8 @@ def features(net: CompiledNet, variables: Variables, inputs: Any, blob: str, *, 
     Raises:
         JaffeError: as ``feature_maps``; or the arrays have different numbers of items, or none.
     """
+    if batch < 1:
+        raise JaffeError(f"batch is at least 1; received {batch}")
     part = Part(net, (net.value_of(blob),))
     arrays = part.named(inputs)
     counts = {name: len(array) for name, array in arrays.items()}

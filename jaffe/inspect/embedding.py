@@ -28,7 +28,8 @@ def embed(
         (items, dimensions).
 
     Raises:
-        JaffeError: the method is not one of these; or there are fewer items or features than dimensions.
+        JaffeError: the method is not one of these; there are fewer items or features than dimensions; or features are
+            not finite, or all the same.
     """
     from sklearn.decomposition import PCA
 
@@ -39,6 +40,12 @@ def embed(
     if min(x.shape) < dimensions or len(x) < 4:
         raise JaffeError(f"expected at least {max(dimensions, 4)} items of at least {dimensions} features; received "
                          f"{x.shape[0]} of {x.shape[1]}")
+    if method == "tsne" and dimensions > 3:
+        raise JaffeError(f"t-SNE gives up to 3 dimensions; received {dimensions}")
+    if wrong := int((~np.isfinite(x)).any(1).sum()):
+        raise JaffeError(f"expected finite features; {wrong} of {len(x)} items have NaN or infinite ones")
+    if (x == x[0]).all():
+        raise JaffeError(f"the features of all {len(x)} items are the same: nothing tells them apart")
     if method == "pca":
         return PCA(dimensions, svd_solver="full").fit_transform(x)
     from sklearn.manifold import TSNE

@@ -66,8 +66,11 @@ def scatter(
 
     Args:
         points: (items, 2).
-        labels: a class for each.
+        labels: a class for each. Classes 0 to 9 have the same colours in every picture.
         names: of the classes, for the legend.
+
+    Raises:
+        JaffeError: the points have other axes, or there is not a label for each.
     """
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -76,10 +79,14 @@ def scatter(
     own = np.zeros(len(points), int) if labels is None else np.asarray(labels)
     if own.shape != (len(points),):
         raise JaffeError(f"expected a label for each of {len(points)} points; received shape {own.shape}")
+    if np.issubdtype(own.dtype, np.floating) and (own == np.trunc(own)).all():
+        own = own.astype(np.int64)
     classes = np.unique(own)
-    for class_ in classes:
+    few = np.issubdtype(own.dtype, np.integer) and all(0 <= class_ < 10 for class_ in classes)
+    for i, class_ in enumerate(classes):
         name = str(class_) if names is None else names[class_]
-        axis.scatter(*points[own == class_].T, s=8, color=_colour(class_, len(classes)), label=name)
+        colour = _colour(int(class_), 10) if few else _colour(i, len(classes))
+        axis.scatter(*points[own == class_].T, s=8, color=colour, label=name)
     if labels is not None:
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return made
@@ -107,7 +114,7 @@ def _shown(picture: Any) -> np.ndarray:
     return (x / 255 if x.max() > 1.5 else x).clip(0, 1)
 
 
-def _colour(class_: int, count: int) -> Any:
+def _colour(place: int, count: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["tab10"](class_ % 10) if count <= 10 else colormaps["gist_rainbow"](class_ / count % 1)
+    return colormaps["tab10"](place) if count <= 10 else colormaps["gist_rainbow"](place / count)

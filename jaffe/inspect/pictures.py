@@ -25,7 +25,7 @@ def tile(
         columns: pictures in a row; by default as many as make the grid square.
         gap: pixels between pictures.
         scale: ``"all"``: the least value of all is black and the greatest white; ``"each"``: of each picture;
-            ``"none"``: 0 and 1 are.
+            ``"none"``: 0 and 1 are. What is not finite does not count; NaN stays.
         colour: whether the last of four axes is RGB; by default where it has length 3, but for (N, C, 3, 3) of other
             than 3 channels.
 
@@ -47,7 +47,10 @@ def tile(
         raise JaffeError(f"expected pictures (K, h, w), (K, h, w, 3) or (N, C, h, w); received shape {x.shape}")
     if scale != "none":
         axes = tuple(range(1 if scale == "each" else 0, x.ndim))
-        low, high = x.min(axes, keepdims=True), x.max(axes, keepdims=True)
+        finite = np.isfinite(x)
+        low, high = (x.min(axes, keepdims=True, where=finite, initial=np.inf),
+                     x.max(axes, keepdims=True, where=finite, initial=-np.inf))
+        low = np.where(low <= high, low, np.float32(0))  # none is finite
         x = (x - low) / np.where(high > low, high - low, 1)
     x = x.clip(0, 1)
     columns = columns or math.ceil(math.sqrt(len(x)))

@@ -77,6 +77,13 @@ def test_tile():
         tile(x, scale="eac")
 
 
+def test_tile_of_numbers_that_are_not_finite():
+    """They leave the scale of the others alone; pictures of them alone do not warn."""
+    x = np.array([[[1.0, 2.0]], [[np.nan, np.inf]], [[3.0, 5.0]]])
+    np.testing.assert_allclose(tile(x, 3, gap=0), [[0, 0.25, np.nan, 1, 0.5, 1]])
+    np.testing.assert_allclose(tile(x, 3, gap=0, scale="each"), [[0, 1, np.nan, 1, 0, 1]])
+
+
 def test_feature_maps_need_no_labels_and_take_any_size(net, variables):
     x = np.random.default_rng(0).normal(size=(2, 3, 12, 12)).astype(np.float32)
     whole = net.apply(variables, {"data": x, "label": np.zeros(2)}, blobs=["conv", "pool"])[0]
@@ -124,6 +131,36 @@ def test_embed():
         embed(plane, "umap")
     with pytest.raises(JaffeError, match="expected at least 4 items of at least 2 features; received 3 of 9"):
         embed(plane[:3])
+
+
+def test_embed_of_what_has_no_picture():
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    x[1, 2] = np.nan
+    with pytest.raises(JaffeError, match="expected finite features; 1 of 6 items have NaN or infinite ones"):
+        embed(x)
+    with pytest.raises(JaffeError, match="the features of all 6 items are the same"):
+        embed(np.ones((6, 3)), "tsne")
+    with pytest.raises(JaffeError, match="t-SNE gives up to 3 dimensions; received 4"):
+        embed(np.eye(6), "tsne", dimensions=4)
+
+
+def test_scatter_gives_each_class_a_colour_of_its_own():
+    points = np.random.default_rng(0).normal(size=(30, 2))
+
+    def colours(labels, **settings):
+        found = scatter(points[: len(labels)], labels, **settings).axes[0].collections
+        return [tuple(one.get_facecolor()[0]) for one in found]
+
+    for labels in ([3, 13, 23, 33], np.arange(30) * 40, np.arange(4.0), list("abca")):
+        assert len(set(colours(labels))) == len(np.unique(labels))
+    assert colours([1, 3]) == colours([0, 1, 2, 3])[1::2]  # a class of ten keeps its colour from picture to picture
+    legend = scatter(points[:2], np.array([0.0, 1.0]), names=["no", "yes"]).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["no", "yes"]
+
+
+def test_batches_of_nothing(net, variables):
+    with pytest.raises(JaffeError, match="batch is at least 1; received 0"):
+        features(net, variables, np.zeros((2, 3, 12, 12)), "fc", batch=0)
 
 
 def test_activity():
