@@ -42,7 +42,10 @@ def png(pixels: np.ndarray, shown: np.ndarray | None = None) -> bytes:
 
 def histogram(values: np.ndarray) -> Html:
     """The histogram of finite values as a small drawing, in the colour of the text; the numbers stand beside it."""
-    counts, _ = np.histogram(values.astype(np.float64), BINS)
+    x = values.astype(np.float64) / 2  # so that no difference overflows
+    low, high = x.min(), x.max()
+    shares = (x - low) / (high - low) if high > low else np.full(x.shape, 0.5)
+    counts, _ = np.histogram(shares, BINS, (0, 1))
     heights = 20 * counts / max(counts.max(), 1)
     bars = "".join(f"M{i} 20v{-height:.1f}h1V20z" for i, height in enumerate(heights) if height)
     return Html(f'<svg class=bars viewBox="0 0 {BINS} 20" preserveAspectRatio=none aria-hidden=true>'

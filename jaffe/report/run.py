@@ -69,7 +69,7 @@ def find_metrics(run: str | os.PathLike[str]) -> Path:
         JaffeError: there is none, or there are several.
     """
     path = Path(run)
-    of_prefix = path.with_name(path.name + METRICS)
+    of_prefix = path.with_name(path.name + METRICS) if path.name else path  # "." and "/" have none
     try:
         if path.is_file() and not path.name.endswith(METRICS):
             raise JaffeError(f"{path} is no run: expected a folder, a prefix, or a file *{METRICS}")

@@ -15,8 +15,9 @@ import jaffe
 from jaffe.netdef import JaffeError, L
 from jaffe.report import report, write
 from jaffe.report.markup import Html, fill, table
-from jaffe.report.run import read_run
-from jaffe.report.sections import facts, net
+from jaffe.report.pictures import histogram
+from jaffe.report.run import find_metrics, read_run
+from jaffe.report.sections import _duration, facts, net
 from jaffe.train.report import read_metrics
 from jaffe.train.snapshots import save_variables
 from tests.report.runs import EVIL, Page, train
@@ -189,6 +190,14 @@ def test_data_named_anew_and_data_that_are_gone(tmp_path):
     assert "Weights" in page.headings
 
 
+def test_the_run_of_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JaffeError, match=r"^\. is no run: expected a file \*_metrics\.jsonl in it; found none"):
+        find_metrics(".")
+    (tmp_path / "a_metrics.jsonl").write_text("")
+    assert find_metrics(".") == Path("a_metrics.jsonl")
+
+
 def test_wrong_runs(tmp_path):
     def message(run) -> str:
         with pytest.raises(JaffeError) as error:
@@ -223,6 +232,16 @@ def test_metrics_of_all_sorts(tmp_path):
     assert page.tables["Tests"][1:] == [["v (test 1)", "mean 1 of 3", "5"], ["output test (test 1)", "2", "5"],
                                         ["none (test 1)", "", "5"]]
     assert "2 h 3 min" in page.text
+
+
+@pytest.mark.parametrize("values", [[1, 1 + 2.3e-16], [0, 1e-300], [-1.7e308, 1.7e308], [3, 3]])
+def test_histograms_of_numbers_that_hardly_differ_or_differ_too_much(values):
+    assert histogram(np.array(values)).count("M") == len(set(values))
+
+
+def test_durations():
+    assert [_duration(seconds) for seconds in (0.04, 59.94, 59.96, 119.7, 3599.9, 7384.2)] == [
+        "0.0 s", "59.9 s", "1 min 0 s", "2 min 0 s", "1 h 0 min", "2 h 3 min"]
 
 
 def test_a_page_is_written_whole_or_not_at_all(lenet, tmp_path):
