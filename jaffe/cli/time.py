@@ -30,9 +30,10 @@ def time(
     from jaffe.compile import compile_net
     from jaffe.compile.lowering import onednn
     from jaffe.train.timing import time_layers, time_net, timing_table
-    from jaffe.train.timing_picture import draw_timing
+    from jaffe.train.timing_picture import draw_timing, picture_kind
 
     if out:
+        picture_kind(Path(out))
         check_target(out, force)
     use_device(device)
     if not onednn.available():  # XLA cannot store programs that call it

@@ -28,13 +28,19 @@ def draw_timing(layers: Sequence[Timing], whole: Timing, path: Path) -> Path:
     Raises:
         JaffeError: the suffix is another, or the file cannot be written.
     """
-    kind = path.suffix[1:].lower()
-    if kind not in FORMATS:
-        raise JaffeError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    kind = picture_kind(path)
     figure = timing_figure(layers, whole)
     with replacing(path) as new:
         figure.savefig(new, format=kind, dpi=120)
     return path
+
+
+def picture_kind(path: Path) -> str:
+    """``"png"``, ``"svg"`` or ``"pdf"``. Raises JaffeError when the suffix is another."""
+    kind = path.suffix[1:].lower()
+    if kind not in FORMATS:
+        raise JaffeError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    return kind
 
 
 def timing_figure(layers: Sequence[Timing], whole: Timing) -> Figure:

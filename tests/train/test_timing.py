@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from jaffe import compile_net, zoo
+from jaffe.cli import app
 from jaffe.netdef.errors import JaffeError
 from jaffe.train.profile import Operation, Profile, _alone, attribute, layer_of, read_operations
 from jaffe.train.timing import Timing, time_layers, time_net, timing_table
@@ -123,6 +125,14 @@ def test_the_picture(lenet, tmp_path):
     assert draw_timing(layers, whole, tmp_path / "t.svg").read_text().startswith("<?xml")
     with pytest.raises(JaffeError, match=r"expected a name that ends in \.png, \.svg or \.pdf"):
         draw_timing(layers, whole, tmp_path / "t.txt")
+
+
+def test_a_picture_of_another_kind_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.prototxt").write_text("no net")
+    found = CliRunner().invoke(app, ["time", "--model", "net.prototxt", "-o", "t.txt"])
+    assert isinstance(found.exception, JaffeError)
+    assert str(found.exception) == "t.txt: expected a name that ends in .png, .svg or .pdf"
 
 
 def test_of_many_layers_the_longest_are_drawn():
