@@ -50,7 +50,7 @@ def tile(
         finite = np.isfinite(x)
         low, high = (x.min(axes, keepdims=True, where=finite, initial=np.inf),
                      x.max(axes, keepdims=True, where=finite, initial=-np.inf))
-        low = np.where(low <= high, low, np.float32(0))  # none is finite
+        low[low > high] = 0  # none is finite
         x = (x - low) / np.where(high > low, high - low, 1)
     x = x.clip(0, 1)
     columns = columns or math.ceil(math.sqrt(len(x)))
