@@ -228,8 +228,9 @@ def _settings(node: Node) -> list[str]:
         method = pool.PoolMethod.Name(pool.pool)
         if pool.global_pooling:
             return [method, "global"]
-        kernel = str(pool.kernel_size) if pool.kernel_size else f"{pool.kernel_h}×{pool.kernel_w}"
-        return [method, kernel, *([f"/ {pool.stride}"] if pool.stride > 1 else [])]
+        kernel = str(pool.kernel_size) if pool.kernel_size else _sizes((), pool.kernel_h, pool.kernel_w)
+        stride = _sizes((), pool.stride_h, pool.stride_w) or str(pool.stride)
+        return [method, kernel, *([f"/ {stride}"] if stride != "1" else [])]
     if node.type == "InnerProduct":
         return [f"→ {node.proto.inner_product_param.num_output}"]
     if node.type in ("LSTM", "RNN"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
@@ -214,6 +215,8 @@ def _fill(box: Box) -> str:
 
 
 def _quote(text: str) -> str:
+    """A string of DOT, in which Graphviz reads entities of HTML too; what XML cannot hold is U+FFFD."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]", "\ufffd", text).replace("&", "&amp;")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 

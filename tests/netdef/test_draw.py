@@ -139,7 +139,7 @@ layer { name: "]\\"; x" type: "ReLU" bottom: "x]\\" --> y" top: "q" }
 
 def test_names_are_no_markup():
     drawing = draw(resolve(STRANGE))
-    assert '"a\\\\\\"b<i>&lt;#1%" [label="a\\\\\\"b<i>&lt;#1%\\nInput"' in drawing.dot
+    assert '"a\\\\\\"b<i>&amp;lt;#1%" [label="a\\\\\\"b<i>&amp;lt;#1%\\nInput"' in drawing.dot
     assert 'n0(["a\\#quot;b#lt;i#gt;#amp;lt;#35;1%<br/>Input"])' in drawing.mermaid
     assert '-->|"x]#quot; --#gt; y"|' in drawing.mermaid
 
@@ -152,6 +152,28 @@ def test_svg_of_strange_names():
 
 
 @needs_dot
+@needs_dot
+def test_svg_has_names_as_they_are():
+    """Graphviz reads entities of HTML in labels; control characters would make the picture no XML."""
+    n = NetSpec("&lt;net&gt;")
+    n.data = L.Input(shape=dict(dim=[1, 3]))
+    n["a&amp;b\x01"] = L.InnerProduct(n.data, num_output=2)
+    text = "".join(ET.fromstring(compile_net(n).draw().svg).itertext())
+    assert "&lt;net&gt; (TEST)" in text
+    assert "a&amp;b\ufffd" in text
+
+
+@pytest.mark.parametrize(("settings", "line"), [
+    ("kernel_size: 2 stride_h: 2 stride_w: 1", "Pooling MAX 2 / 2×1"),
+    ("kernel_h: 3 kernel_w: 3 stride_h: 2 stride_w: 2", "Pooling MAX 3 / 2"),
+    ("kernel_h: 3 kernel_w: 2 stride: 1", "Pooling MAX 3×2"),
+])
+def test_what_a_box_of_pooling_says(settings, line):
+    layers = f'layer {{ name: "x" type: "Input" top: "x" }} layer {{ name: "p" type: "Pooling" bottom: "x" top: "p" ' \
+             f"pooling_param {{ {settings} }} }}"
+    assert diagram(resolve(layers)).boxes[1].lines == (line,)
+
+
 def test_saved(tmp_path):
     drawing = compile_net(BLOCK, phase="TRAIN").draw()
     for ending, start in {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF", ".dot": b"digraph", ".gv": b"digraph",
