@@ -84,7 +84,7 @@ def declared_nets(about: Mapping[str, Any]) -> list[Declared]:
     """
     try:
         return [_read(one) for one in about["declared"]["nets"]] if "declared" in about else []
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JaffeError(f"what the snapshot says of its nets is damaged: {type(error).__name__}: {error}") from None
 
 

@@ -56,8 +56,14 @@ def test_weights_in_a_net_are_no_part_of_it(tmp_path):
     assert len(layer.blobs) == 1  # the solver's own stays
 
 
+WHOLE = {"net": "", "phase": "TEST", "level": 0, "stages": [], "directory": ".", "data": None, "order": "BGR",
+         "inputs": {}}
+
+
 def test_what_says_nothing_and_what_is_damaged():
     assert declared_nets({"iteration": 3}) == []
-    for damaged in ({}, {"nets": [{}]}, {"nets": 3}, {"nets": [{"net": "layer {", "directory": "."}]}):
+    assert len(declared_nets({"declared": {"nets": [WHOLE]}})) == 1
+    for damaged in ({}, {"nets": [{}]}, {"nets": 3}, {"nets": [{"net": "layer {", "directory": "."}]},
+                    {"nets": [{**WHOLE, "inputs": [1]}]}, {"nets": [{**WHOLE, "net": 3}]}):
         with pytest.raises(JaffeError, match="what the snapshot says of its nets is damaged"):
             declared_nets({"declared": damaged})
