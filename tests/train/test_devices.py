@@ -82,7 +82,8 @@ def assert_equal(found, expected, most: float) -> None:
 
 
 @pytest.mark.parametrize("by", ["pmap", BY_JIT])
-@pytest.mark.parametrize("settings", [with_batch_norm, lstm], ids=["BatchNorm", "LSTM"])
+@pytest.mark.parametrize("settings", [
+    pytest.param(with_batch_norm, id="BatchNorm"), pytest.param(lstm, marks=pytest.mark.slow, id="LSTM")])
 @on_devices(8)
 def test_many_devices_are_one(settings, by):
     one = trained(settings(), None)
@@ -92,7 +93,8 @@ def test_many_devices_are_one(settings, by):
         assert_equal(many.variables, one.variables, 2e-6)
 
 
-@pytest.mark.parametrize("by", ["pmap", BY_JIT])
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["pmap", "jit"])
 @on_devices(8)
 def test_lenet_on_many_devices(by):
     # In float64: in float32 rounding turns near ties of max pooling the other way, which moves gradients.
@@ -160,7 +162,8 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("update", ["SGD", "LAMB", "Adam"])
+@pytest.mark.parametrize("update", [
+    "LAMB", pytest.param("SGD", marks=pytest.mark.slow), pytest.param("Adam", marks=pytest.mark.slow)])
 @on_devices(4)
 def test_meshes_are_one_device(update):
     """LAMB needs norms of whole weights, clipping that of all."""

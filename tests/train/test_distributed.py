@@ -103,8 +103,9 @@ def test_two_processes_are_one(tmp_path):
     assert {"iter_10", "iter_20", "iter_25", "best"} <= set(names[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [
-    pytest.param(dict(zero=True), marks=pytest.mark.slow, id="zero"),
+    pytest.param(dict(zero=True), id="zero"),
     pytest.param(dict(zero=True, model_parallel=2, layers={"fc": "output"}), id="zero, data x model")])
 def test_two_processes_with_two_devices_each(tmp_path, parallel):
     one = whole_run(tmp_path / "one", 1, 1, max_iter=10, snapshot=10)
@@ -115,13 +116,14 @@ def test_two_processes_with_two_devices_each(tmp_path, parallel):
     assert_equal(more, whole_run(tmp_path / "whole", 1, 1, max_iter=12), 1e-5)
 
 
+@pytest.mark.slow
 def test_sequences_over_two_processes(tmp_path):
     options = dict(lstm=True, max_iter=6, snapshot=3)
     two = whole_run(tmp_path / "two", 2, 1, **options)
     assert_equal(two, whole_run(tmp_path / "one", 1, 1, **options), 1e-5)
 
 
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_dies_and_the_run_goes_on(tmp_path, dies):
     """Without another process too, and with two again; the result is that of the run that was never stopped."""
     expected = whole_run(tmp_path / "whole", 1, 1, max_iter=40)
@@ -145,7 +147,7 @@ def test_one_dies_and_the_run_goes_on(tmp_path, dies):
     assert_equal(two, expected, 1e-5)
 
 
-@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("asked", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_to_one_stops_all(tmp_path, asked):
     with begun(tmp_path, 2, 1, max_iter=10**6) as processes:
         reached(tmp_path, processes, 3)

@@ -123,7 +123,7 @@ print("left")
 """
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_together(count, tmp_path):
     with started(TOGETHER, count, tmp_path) as processes:
         statuses, outputs, errors = ended(processes, tmp_path)
@@ -132,7 +132,8 @@ def test_together(count, tmp_path):
     assert not any("jaffe:" in error for error in errors)
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (3, 0), (3, 2)])
+@pytest.mark.parametrize(("count", "victim"), [
+    (2, 0), (3, 2), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((2, 1), (3, 0)))])
 def test_killed(count, victim, tmp_path):
     with started(FOREVER, count, tmp_path) as processes:
         under_way(processes, tmp_path)
@@ -309,7 +310,7 @@ processes.leave()
 
 
 @pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
-@pytest.mark.parametrize("how", ["lives", "dies"])
+@pytest.mark.parametrize("how", ["lives", pytest.param("dies", marks=pytest.mark.slow)])
 def test_mpirun(how):
     environment = {"JAX_PLATFORMS": "cpu", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(

@@ -29,8 +29,7 @@ REFUSED = {
     "lstm_sequence_classifier": 'layer "Reduction1" of type "Reduction"', "lrcn": "bidirectional",
 }
 # Run by `make test`; the others take minutes.
-QUICK = ("lenet", "mlp", "logreg", "autoencoder", "cifar10_quick", "cifar10_full", "cifar10_full_sigmoid_bn",
-         "resnet20", "squeezenet1_1", "alexnet")
+QUICK = ("lenet", "mlp", "cifar10_full_sigmoid_bn", "resnet20", "squeezenet1_1")
 TOLERANCE = 1e-5  # of the largest value; measured: 5e-6 at most
 WIDER = {"ssd300": 3e-5, "unet": 2e-5}  # softmaxes, whose scores the importer names otherwise or not at all
 

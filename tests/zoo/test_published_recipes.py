@@ -110,6 +110,7 @@ class Photographs:
         return {"image": random.integers(0, 256, size, np.uint8), "label": np.int32(index)}
 
 
+@pytest.mark.slow
 def test_a_step_on_images_of_different_sizes():
     recipe = zoo.recipe("squeezenet1_1")
     for call in (recipe.net.data.call, recipe.net.test_data):

@@ -30,9 +30,11 @@ def test_what_measures_a_recipe_is_there(name: str):
 
 
 @pytest.mark.parametrize(("name", "iterations", "least"), [
-    ("lenet", 60, 0.8), ("mlp", 60, 0.8), ("logreg", 60, 0.8), ("maxout_digits", 60, 0.6),
-    ("light_cnn_digits", 60, 0.6), ("local_digits", 200, 0.6), ("siamese", 40, 0.6), ("multitask_digits", 60, 0.5),
-    ("mlp_vectors", 150, 0.6), ("logreg_vectors", 150, 0.6),
+    ("logreg", 60, 0.8), ("local_digits", 200, 0.6), ("siamese", 40, 0.6), ("multitask_digits", 60, 0.5),
+    ("logreg_vectors", 150, 0.6),
+    *(pytest.param(*other, marks=pytest.mark.slow) for other in (
+        ("lenet", 60, 0.8), ("mlp", 60, 0.8), ("maxout_digits", 60, 0.6), ("light_cnn_digits", 60, 0.6),
+        ("mlp_vectors", 150, 0.6))),
 ])
 def test_recipes_learn(name: str, iterations: int, least: float):
     """A short run on the real digits: the test net's measure is well above chance."""
@@ -47,8 +49,9 @@ def test_losses_fall(name: str, iterations: int, share: float):
     assert losses[-10:].mean() < share * losses[:3].mean()
 
 
-@pytest.mark.parametrize("name", ["cifar10_quick", "cifar10_full", "cifar10_full_sigmoid", "cifar10_full_sigmoid_bn",
-                                  "resnet20"])
+@pytest.mark.parametrize("name", ["cifar10_full_sigmoid_bn", *(
+    pytest.param(other, marks=pytest.mark.slow)
+    for other in ("cifar10_quick", "cifar10_full", "cifar10_full_sigmoid", "resnet20"))])
 def test_cifar_recipes_run_on_images_like_those(name: str):
     random = np.random.default_rng(0)
     labels = random.integers(0, 10, 200)

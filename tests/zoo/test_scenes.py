@@ -9,7 +9,7 @@ from jaffe import zoo
 from jaffe.train.detection import evaluate_detection
 
 
-@pytest.mark.parametrize("name", ["ssd_shapes", "depth_shapes"])
+@pytest.mark.parametrize("name", ["ssd_shapes", pytest.param("depth_shapes", marks=pytest.mark.slow)])
 def test_losses_fall(name: str):
     job = jaffe.Solver(zoo.recipe(name), max_iter=30, test_interval=30, snapshot=0, base_lr=0.003, lr_policy="fixed")
     losses = job.step(30)
