@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -82,7 +84,7 @@ def parse_shapes(inputs: list[str], option: str = "--input") -> dict[str, tuple[
 
 def read_model(model: str) -> Spec:
     """A net from a prototxt path, or the name of a recipe or of a net of the zoo; data layers without shapes are left
-    to ``--input``."""
+    to ``--input``. Raises JaffeError, with the nearest name, when it is none of them."""
     from jaffe.zoo import RECIPES, create, recipe
     from jaffe.zoo.cards import CARDS
 
@@ -90,7 +92,12 @@ def read_model(model: str) -> Spec:
         raise JaffeError("expected --model: a net prototxt, or the name of a recipe or net, which jaffe zoo lists")
     if model in RECIPES:
         return recipe(model).net
-    return create(model) if model in CARDS else model
+    if model in CARDS:
+        return create(model)
+    if re.fullmatch(r"[\w-]+", model) and not os.path.exists(model):
+        raise JaffeError(f"{model} is no file, and no recipe or net of the zoo{suggest(model, {*RECIPES, *CARDS})}; "
+                         "jaffe zoo lists them")
+    return model
 
 
 def parse_settings(options: Sequence[str]) -> dict[str, Any]:

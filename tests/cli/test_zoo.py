@@ -60,3 +60,6 @@ def test_weights_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 def test_nets_are_models():
     assert "1,235,496" in jaffe("summary", "--model", "squeezenet1_1")
+    assert jaffe("summary", "--model", "resent50", status=1) == (
+        "jaffe: resent50 is no file, and no recipe or net of the zoo; did you mean 'resnet50'?; jaffe zoo lists them\n")
+    assert "jaffe: gone.prototxt: cannot be read" in jaffe("summary", "--model", "gone.prototxt", status=1)
