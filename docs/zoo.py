@@ -60,9 +60,10 @@ included.
 |---|---|---|---:|---:|
 """
 PUBLISHED = """
-## Recipes that were not run here
+## Other recipes
 
-Their data cannot be had without a network, or they take longer than minutes.
+Their data cannot be had without a network, or three runs of them take longer than the table's; the last column says what
+was published, or seen in single runs.
 
 | recipe | data | what to expect |
 |---|---|---|
