@@ -238,8 +238,8 @@ def test_all_layers_without_a_form_are_named():
     variables = net.init(KEY)
     with pytest.raises(SpecError) as caught:
         net.export_onnx(variables)
-    assert str(caught.value) == (
-        "no ONNX form of layer 'accuracy' (parts.py:29) Accuracy; layer 'loss' (parts.py:30) SoftmaxWithLoss; "
+    assert re.sub(r"parts\.py:\d+", "parts.py:N", str(caught.value)) == (
+        "no ONNX form of layer 'accuracy' (parts.py:N) Accuracy; layer 'loss' (parts.py:N) SoftmaxWithLoss; "
         "outputs=['ip2'] (--output ip2) leaves them out")
     model = net.export_onnx(variables, outputs=["ip2"])
     assert [value.name for value in model.graph.input] == ["data"]  # no label
