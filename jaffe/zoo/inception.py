@@ -119,105 +119,112 @@ def inception_v3(
     """
     n = NetSpec("InceptionV3")
     images(n, (3, 299, 299), batch, test_batch, transform)
-
-    def convolution(name: str, bottom: Top, width: int, height_width: tuple[int, int] = (1, 1), stride: int = 1,
-                    pad: bool = True, activation: str = "", **settings: Any) -> Top:
-        height, wide = height_width
-        size = {"kernel_size": height} if height == wide else {"kernel_h": height, "kernel_w": wide}
-        if pad and max(height, wide) > 1:
-            size |= ({"pad": height // 2} if height == wide else {"pad_h": height // 2, "pad_w": wide // 2})
-        n[name] = L.Convolution(bottom, num_output=width, bias_term=False, weight_filler=MSRA, stride=stride, **size,
-                                **settings)
-        x = normalise(n, f"{name}_bn", f"{name}_scale", n[name], eps=1e-3)
-        n[activation or f"{name}_relu"] = x = L.ReLU(x, in_place=True, include=list(x.call.proto.include))
-        return x
-
-    def pool(name: str, bottom: Top, method: str) -> Top:
-        n[name] = L.Pooling(bottom, pool=method, kernel_size=3, stride=1, pad=1)
-        return n[name]
-
-    def concat(name: str, *tops: Top) -> Top:
-        n[name] = L.Concat(*tops)
-        return n[name]
-
-    def module_a(name: str, x: Top, projection: int) -> Top:
-        a = f"inception_{name}"
-        three = convolution(f"{a}_3x3_1", convolution(f"{a}_3x3_reduce", x, 64), 96, (3, 3))
-        return concat(
-            f"{a}_output",
-            convolution(f"{a}_1x1", x, 64),
-            convolution(f"{a}_5x5", convolution(f"{a}_5x5_reduce", x, 48), 64, (5, 5)),
-            convolution(f"{a}_3x3_2", three, 96, (3, 3)),
-            convolution(f"{a}_pool_proj", pool(f"{a}_pool", x, "AVE"), projection),
-        )
-
-    def module_b(name: str, x: Top, width: int) -> Top:
-        b = f"inception_{name}"
-        long = convolution(f"{b}_7x1_reduce", x, width)
-        for part, size in (("7x1_2", (7, 1)), ("1x7_2", (1, 7)), ("7x1_3", (7, 1))):
-            long = convolution(f"{b}_{part}", long, width, size)
-        short = convolution(f"{b}_1x7", convolution(f"{b}_1x7_reduce", x, width), width, (1, 7))
-        return concat(
-            f"{b}_concat",
-            convolution(f"{b}_1x1_2", x, 192),
-            convolution(f"{b}_7x1", short, 192, (7, 1)),
-            convolution(f"{b}_1x7_3", long, 192, (1, 7)),
-            convolution(f"{b}_1x1", pool(f"{b}_pool_ave", x, "AVE"), 192),
-        )
-
-    def module_c(name: str, x: Top, pooled: Top) -> Top:
-        c = f"inception_{name}"
-        short = convolution(f"{c}_1x3_reduce", x, 384)
-        long = convolution(f"{c}_3x3", convolution(f"{c}_3x3_reduce", x, 448), 384, (3, 3))
-        return concat(
-            f"{c}_concat",
-            convolution(f"{c}_1x1_2", x, 320),
-            convolution(f"{c}_1x3", short, 384, (1, 3)), convolution(f"{c}_3x1", short, 384, (3, 1)),
-            convolution(f"{c}_1x3_2", long, 384, (1, 3)), convolution(f"{c}_3x1_2", long, 384, (3, 1)),
-            convolution(f"{c}_1x1", pooled, 192),
-        )
-
-    def reduction_a(x: Top) -> Top:
-        a = "reduction_a"
-        three = convolution(f"{a}_3x3_2", convolution(f"{a}_3x3_2_reduce", x, 64), 96, (3, 3))
-        n[f"{a}_pool"] = max_pool(x, kernel_size=3)
-        return concat(f"{a}_concat", convolution(f"{a}_3x3", x, 384, (3, 3), 2, pad=False),
-                      convolution(f"{a}_3x3_3", three, 96, (3, 3), 2, pad=False), n[f"{a}_pool"])
-
-    def reduction_b(x: Top) -> Top:
-        b = "reduction_b"
-        three = convolution(f"{b}_3x3_reduce", x, 192)
-        seven = convolution(f"{b}_1x7", convolution(f"{b}_1x7_reduce", x, 192), 192, (1, 7))
-        seven = convolution(f"{b}_7x1", seven, 192, (7, 1))
-        n[f"{b}_pool"] = max_pool(x, kernel_size=3)
-        return concat(f"{b}_concat", convolution(f"{b}_3x3", three, 320, (3, 3), 2, pad=False),
-                      convolution(f"{b}_3x3_2", seven, 192, (3, 3), 2, pad=False), n[f"{b}_pool"])
-
-    def auxiliary(bottom: Top) -> None:
-        n.aux_pool = ave_pool(bottom, kernel_size=5, stride=3, include=TRAIN)
-        x = convolution("aux_1x1", n.aux_pool, 128, include=TRAIN)
-        x = convolution("aux_5x5", x, 768, (5, 5), pad=False, include=TRAIN)
-        n.aux_classifier = L.InnerProduct(x, num_output=classes, param=learned(), weight_filler=XAVIER, include=TRAIN)
-        n.aux_loss = L.SoftmaxWithLoss(n.aux_classifier, n.label, loss_weight=0.4, include=TRAIN)
-
-    x = convolution("conv1_3x3_s2", n.data, 32, (3, 3), 2, pad=False, activation="conv1_3x3_relu")
-    x = convolution("conv2_3x3_s1", x, 32, (3, 3), pad=False, activation="conv2_3x3_relu")
-    x = convolution("conv3_3x3_s1", x, 64, (3, 3), activation="conv3_3x3_relu")
+    x = _convolution(n, "conv1_3x3_s2", n.data, 32, (3, 3), 2, pad=False, activation="conv1_3x3_relu")
+    x = _convolution(n, "conv2_3x3_s1", x, 32, (3, 3), pad=False, activation="conv2_3x3_relu")
+    x = _convolution(n, "conv3_3x3_s1", x, 64, (3, 3), activation="conv3_3x3_relu")
     n.pool1_3x3_s2 = x = max_pool(x, kernel_size=3)
-    x = convolution("conv4_3x3_reduce", x, 80, activation="conv4_relu_3x3_reduce")
-    x = convolution("conv4_3x3", x, 192, (3, 3), pad=False, activation="conv4_relu_3x3")
+    x = _convolution(n, "conv4_3x3_reduce", x, 80, activation="conv4_relu_3x3_reduce")
+    x = _convolution(n, "conv4_3x3", x, 192, (3, 3), pad=False, activation="conv4_relu_3x3")
     n.pool2_3x3_s2 = x = max_pool(x, kernel_size=3)
     for name, projection in (("a1", 32), ("a2", 64), ("a3", 64)):
-        x = module_a(name, x, projection)
-    x = reduction_a(x)
+        x = _module_a(n, f"inception_{name}", x, projection)
+    x = _reduction_a(n, "reduction_a", x)
     for name, width in (("b1", 128), ("b2", 160), ("b3", 160), ("b4", 192)):
-        x = module_b(name, x, width)
-    auxiliary(x)
-    x = reduction_b(x)
-    x = module_c("c1", x, pool("inception_c1_pool", x, "AVE"))
-    x = module_c("c2", x, pool("inception_c2_pool", x, "MAX"))  # as in the weights that Google published
+        x = _module_b(n, f"inception_{name}", x, width)
+    _auxiliary(n, x, classes)
+    x = _reduction_b(n, "reduction_b", x)
+    x = _module_c(n, "inception_c1", x, "AVE")
+    x = _module_c(n, "inception_c2", x, "MAX")  # as in the weights that Google published
     n.pool_8x8_s1 = global_pool(x)
     n.pool_8x8_s1_drop = x = L.Dropout(n.pool_8x8_s1, dropout_ratio=0.2)
     n.classifier = L.InnerProduct(x, num_output=classes, param=learned(), weight_filler=XAVIER)
     classify(n, n.classifier)
     return n
+
+
+def _convolution(
+    n: NetSpec, name: str, bottom: Top, width: int, kernel: tuple[int, int] = (1, 1), stride: int = 1, *,
+    pad: bool = True, activation: str = "", **settings: Any,
+) -> Top:
+    """With BatchNorm and ReLU; ``kernel``: height and width; ``pad``: the size stays, at stride 1."""
+    height, wide = kernel
+    size = {"kernel_size": height} if height == wide else {"kernel_h": height, "kernel_w": wide}
+    if pad and max(kernel) > 1:
+        size |= {"pad": height // 2} if height == wide else {"pad_h": height // 2, "pad_w": wide // 2}
+    n[name] = L.Convolution(bottom, num_output=width, bias_term=False, weight_filler=MSRA, stride=stride, **size,
+                            **settings)
+    x = normalise(n, f"{name}_bn", f"{name}_scale", n[name], eps=1e-3)
+    n[activation or f"{name}_relu"] = x = L.ReLU(x, in_place=True, include=list(x.call.proto.include))
+    return x
+
+
+def _pool(n: NetSpec, name: str, bottom: Top, method: str) -> Top:
+    n[name] = L.Pooling(bottom, pool=method, kernel_size=3, stride=1, pad=1)
+    return n[name]
+
+
+def _concat(n: NetSpec, name: str, *tops: Top) -> Top:
+    n[name] = L.Concat(*tops)
+    return n[name]
+
+
+def _module_a(n: NetSpec, a: str, x: Top, projection: int) -> Top:
+    three = _convolution(n, f"{a}_3x3_1", _convolution(n, f"{a}_3x3_reduce", x, 64), 96, (3, 3))
+    return _concat(
+        n, f"{a}_output",
+        _convolution(n, f"{a}_1x1", x, 64),
+        _convolution(n, f"{a}_5x5", _convolution(n, f"{a}_5x5_reduce", x, 48), 64, (5, 5)),
+        _convolution(n, f"{a}_3x3_2", three, 96, (3, 3)),
+        _convolution(n, f"{a}_pool_proj", _pool(n, f"{a}_pool", x, "AVE"), projection),
+    )
+
+
+def _module_b(n: NetSpec, b: str, x: Top, width: int) -> Top:
+    long = _convolution(n, f"{b}_7x1_reduce", x, width)
+    for part, size in (("7x1_2", (7, 1)), ("1x7_2", (1, 7)), ("7x1_3", (7, 1))):
+        long = _convolution(n, f"{b}_{part}", long, width, size)
+    short = _convolution(n, f"{b}_1x7", _convolution(n, f"{b}_1x7_reduce", x, width), width, (1, 7))
+    return _concat(
+        n, f"{b}_concat",
+        _convolution(n, f"{b}_1x1_2", x, 192),
+        _convolution(n, f"{b}_7x1", short, 192, (7, 1)),
+        _convolution(n, f"{b}_1x7_3", long, 192, (1, 7)),
+        _convolution(n, f"{b}_1x1", _pool(n, f"{b}_pool_ave", x, "AVE"), 192),
+    )
+
+
+def _module_c(n: NetSpec, c: str, x: Top, method: str) -> Top:
+    pooled = _pool(n, f"{c}_pool", x, method)
+    short = _convolution(n, f"{c}_1x3_reduce", x, 384)
+    long = _convolution(n, f"{c}_3x3", _convolution(n, f"{c}_3x3_reduce", x, 448), 384, (3, 3))
+    return _concat(
+        n, f"{c}_concat",
+        _convolution(n, f"{c}_1x1_2", x, 320),
+        _convolution(n, f"{c}_1x3", short, 384, (1, 3)), _convolution(n, f"{c}_3x1", short, 384, (3, 1)),
+        _convolution(n, f"{c}_1x3_2", long, 384, (1, 3)), _convolution(n, f"{c}_3x1_2", long, 384, (3, 1)),
+        _convolution(n, f"{c}_1x1", pooled, 192),
+    )
+
+
+def _reduction_a(n: NetSpec, a: str, x: Top) -> Top:
+    three = _convolution(n, f"{a}_3x3_2", _convolution(n, f"{a}_3x3_2_reduce", x, 64), 96, (3, 3))
+    n[f"{a}_pool"] = max_pool(x, kernel_size=3)
+    return _concat(n, f"{a}_concat", _convolution(n, f"{a}_3x3", x, 384, (3, 3), 2, pad=False),
+                   _convolution(n, f"{a}_3x3_3", three, 96, (3, 3), 2, pad=False), n[f"{a}_pool"])
+
+
+def _reduction_b(n: NetSpec, b: str, x: Top) -> Top:
+    three = _convolution(n, f"{b}_3x3_reduce", x, 192)
+    seven = _convolution(n, f"{b}_1x7", _convolution(n, f"{b}_1x7_reduce", x, 192), 192, (1, 7))
+    seven = _convolution(n, f"{b}_7x1", seven, 192, (7, 1))
+    n[f"{b}_pool"] = max_pool(x, kernel_size=3)
+    return _concat(n, f"{b}_concat", _convolution(n, f"{b}_3x3", three, 320, (3, 3), 2, pad=False),
+                   _convolution(n, f"{b}_3x3_2", seven, 192, (3, 3), 2, pad=False), n[f"{b}_pool"])
+
+
+def _auxiliary(n: NetSpec, bottom: Top, classes: int) -> None:
+    n.aux_pool = ave_pool(bottom, kernel_size=5, stride=3, include=TRAIN)
+    x = _convolution(n, "aux_1x1", n.aux_pool, 128, include=TRAIN)
+    x = _convolution(n, "aux_5x5", x, 768, (5, 5), pad=False, include=TRAIN)
+    n.aux_classifier = L.InnerProduct(x, num_output=classes, param=learned(), weight_filler=XAVIER, include=TRAIN)
+    n.aux_loss = L.SoftmaxWithLoss(n.aux_classifier, n.label, loss_weight=0.4, include=TRAIN)
