@@ -63,9 +63,16 @@ def summarise(
         if lowering is not None:
             row.insert(-1, _lowered(node, inferred, layer, lowering, dtype))
         table.add_row(*map(Text, row))
+    return Summary("\n".join([as_text(table), *notes]))
+
+
+def as_text(*parts: Any, width: int = 160) -> str:
+    """What ``rich`` prints of tables and texts on a page of so many columns, without colours."""
     text = io.StringIO()
-    Console(file=text, width=160, no_color=True, force_jupyter=False).print(table)
-    return Summary("\n".join([*(line.rstrip() for line in text.getvalue().rstrip().splitlines()), *notes]))
+    console = Console(file=text, width=width, no_color=True, force_jupyter=False, markup=False)
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def _lowered(node: Node, inferred: Inferred, layer: LayerCost, lowering: Lowering, dtype: Any) -> str:

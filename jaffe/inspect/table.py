@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
+
+from jaffe.compile.summary import as_text
 
 Row = TypeVar("Row")
 
@@ -28,6 +28,4 @@ class Table(dict[str, Row], Generic[Row]):
             grid.add_column(column, justify="right" if i > 3 else "left")
         for name, row in self.items():
             grid.add_row(*map(Text, self._cells(name, row)))  # Text: names may hold what rich takes for markup
-        text = io.StringIO()
-        Console(file=text, width=160, no_color=True, force_jupyter=False).print(grid)
-        return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
+        return as_text(grid) + "\n"

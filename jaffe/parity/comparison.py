@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jaffe.compile.layer import Shape
 from jaffe.compile.net import CompiledNet, Variables
+from jaffe.compile.summary import as_text
 from jaffe.netdef.errors import JaffeError, listed
 from jaffe.netdef.graph import Node
 from jaffe.parity.explain import Explanation, explain
@@ -87,11 +86,7 @@ class Comparison:
         return max(row.difference.relative for row in self.rows if row.difference)
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        console = Console(file=text, width=160, no_color=True, force_jupyter=False, markup=False)
-        console.print(self.table())
-        console.print(self.verdict())
-        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+        return as_text(self.table(), self.verdict())
 
     def table(self) -> Table:
         """The rows, as ``rich`` prints them."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaffe.compile.summary import as_text
 from jaffe.netdef.errors import listed
 from jaffe.plan.plan import Plan
 
@@ -49,9 +47,7 @@ def describe(plan: Plan) -> str:
         if many:
             row.append(_number(layer.link_seconds * 1e3, 3))
         table.add_row(*map(Text, row))
-    text = io.StringIO()
-    Console(file=text, width=WIDTH, no_color=True, force_jupyter=False).print(table)
-    return "\n".join([*(line.rstrip() for line in text.getvalue().rstrip().splitlines()), "", *_summary(plan)])
+    return "\n".join([as_text(table, width=WIDTH), "", *_summary(plan)])
 
 
 def _number(value: float, digits: int) -> str:
