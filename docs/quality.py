@@ -33,23 +33,23 @@ def measured(name: str, seed: int) -> dict[str, Any]:
                           **({"data": local} if local else {}))
     solver.run()
     seconds = time.perf_counter() - began
-    measure, value = quality(recipe, solver)
-    return {"measure": measure, "value": value, "seconds": round(seconds, 1)}
+    measure, share, value = quality(recipe, solver)
+    return {"measure": measure, "share": share, "value": value, "seconds": round(seconds, 1)}
 
 
-def quality(recipe: Any, solver: Any) -> tuple[str, float]:
-    """What says how good a trained net is: of detectors the mean average precision, of nets that name the class of each
-    pixel the mean intersection over union, else what the recipe names."""
+def quality(recipe: Any, solver: Any) -> tuple[str, bool, float]:
+    """What says how good a trained net is, and whether that is a share: of detectors the mean average precision, of
+    nets that name the class of each pixel the mean intersection over union, else what the recipe names."""
     from jaffe.train import evaluate_detection
     from jaffe.train.confusion import find_head
 
     types = {layer.type for layer in recipe.net.to_proto().layer}
     if "MultiBoxLoss" in types:
-        return "mean average precision", float(evaluate_detection(recipe.net, solver.variables, recipe.data).mean)
+        return "mean average precision", True, float(evaluate_detection(recipe.net, solver.variables, recipe.data).mean)
     if "Accuracy" in types and find_head(solver.tests[0].net).spatial(solver.tests[0].net):
         report = solver.tests[0].class_report(solver.variables, solver.net)
-        return "mean intersection over union", float(report.iou.mean())
-    return recipe.measure.replace("_", " "), float(solver.metrics.tests()[-1][recipe.measure])
+        return "mean intersection over union", True, float(report.iou.mean())
+    return recipe.measure.replace("_", " "), recipe.higher, float(solver.metrics.tests()[-1][recipe.measure])
 
 
 def main(names: Iterable[str]) -> None:

@@ -117,17 +117,15 @@ def results() -> str:
         if name in found:
             values = [one["value"] for one in found[name]]
             seconds = statistics.median(one["seconds"] for one in found[name])
-            measure = found[name][0]["measure"]
-            share = recipe.higher or measure != recipe.measure.replace("_", " ")  # what docs.quality adds are shares
-            run.append(_row(f"`{name}`", f"{recipe.net.to_proto().name}, `{recipe.data}`",
-                            measure, _spread(values, share=share), f"{seconds:.0f}"))
+            run.append(_row(f"`{name}`", f"{recipe.net.to_proto().name}, `{recipe.data}`", found[name][0]["measure"],
+                            _spread(values, share=found[name][0]["share"]), f"{seconds:.0f}"))
         else:
             others.append(_row(f"`{name}`", f"`{recipe.data}`", recipe.about))
     return MEASURED + "\n".join(run) + "\n" + (PUBLISHED + "\n".join(others) + "\n" if others else "")
 
 
 def _spread(values: Iterable[float], *, share: bool) -> str:
-    """Mean and half of the range; a share in percent. What is to be low is a loss or an error, of any size."""
+    """Mean and half of the range; a share in percent."""
     ordered = sorted(values)
     mean, half = statistics.fmean(ordered), (ordered[-1] - ordered[0]) / 2
     if share:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -78,6 +79,11 @@ class Card:
     def about(self) -> str:
         """The first paragraph of the function's docstring."""
         return " ".join((self.build.__doc__ or "").split("\n\n")[0].split())
+
+    def declared(self, items: int) -> NetSpec:
+        """The net with its own options, for so many items in both phases."""
+        known = inspect.signature(self.build).parameters
+        return self.build(**{name: items for name in ("batch", "test_batch") if name in known})
 
     def __str__(self) -> str:
         from jaffe.zoo.described import described

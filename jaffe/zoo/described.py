@@ -31,12 +31,12 @@ class Counted:
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
 
 
+@functools.cache
 def counted(card: Card) -> Counted:
     """What the net with its own options costs, found from its declaration alone."""
     from jaffe.compile import compile_net
 
-    options = [option for option in ("batch", "test_batch") if option in inspect.signature(card.build).parameters]
-    net = compile_net(card.build(**dict.fromkeys(options, 1)), phase="TEST")
+    net = compile_net(card.declared(1), phase="TEST")
     inputs = tuple((name, value.shape) for name, value in net.inputs.items())
     return Counted(len(net.graph.nodes), net.cost().params, multiply_adds(net), inputs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,8 @@ WIDER = {"ssd300": 3e-5, "unet": 2e-5}  # softmaxes, whose scores the importer n
 
 def written(name: str, folder: Path) -> tuple[CompiledNet, Any, Path, Path]:
     """The net as it is used, with random weights, and its two files."""
-    known = inspect.signature(CARDS[name].build).parameters
-    options = [option for option in ("batch", "test_batch") if option in known]
     prototxt, weights = folder / "deploy.prototxt", folder / "net.caffemodel"
-    proto = deploy(CARDS[name].build(**dict.fromkeys(options, 1)))
+    proto = deploy(CARDS[name].declared(1))
     net = compile_net(proto)
     variables = randomised(net)
     save_weights(net, variables, weights)

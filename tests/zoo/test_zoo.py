@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Sequence
 from difflib import SequenceMatcher
@@ -19,12 +18,6 @@ from jaffe.netdef.schema import settings_fields
 from jaffe.zoo.cards import CARDS
 
 TABLES = Path(__file__).parent / "tables"
-
-
-def small(name: str) -> dict[str, int]:
-    """Options of a net for few items, the same in both phases."""
-    options = inspect.signature(CARDS[name].build).parameters
-    return {option: 2 for option in ("batch", "test_batch") if option in options}
 
 
 def lines(net: CompiledNet) -> list[str]:
@@ -46,7 +39,7 @@ def dims(shape: Sequence[int]) -> str:
 
 def table(name: str) -> str:
     """Every layer; what is in one phase only is marked."""
-    train, test = (lines(compile_net(CARDS[name].build(**small(name)), phase=phase)) for phase in ("TRAIN", "TEST"))
+    train, test = (lines(compile_net(CARDS[name].declared(2), phase=phase)) for phase in ("TRAIN", "TEST"))
     merged = [name]
     for kind, i, j, k, m in SequenceMatcher(a=train, b=test, autojunk=False).get_opcodes():
         if kind == "equal":
