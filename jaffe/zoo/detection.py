@@ -11,9 +11,7 @@ from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.zoo.alexnet import caffenet_features
 from jaffe.zoo.cards import Figure, published
-from jaffe.zoo.parts import XAVIER, classify, gaussian, images, relu
-from jaffe.zoo.recurrent import inputs
-from jaffe.zoo.segmentation import conv_bn_relu
+from jaffe.zoo.parts import XAVIER, classify, conv_bn_relu, gaussian, images, inputs, relu
 from jaffe.zoo.vgg import vgg_convolutions
 
 # The stage in which a test net puts out its loss only, not the boxes.

@@ -14,8 +14,7 @@ from jaffe.netdef.builder import Top
 from jaffe.netdef.cells import UNIFORM
 from jaffe.zoo.alexnet import caffenet_features
 from jaffe.zoo.cards import published
-from jaffe.zoo.parts import TEST
-from jaffe.zoo.recurrent import inputs
+from jaffe.zoo.parts import TEST, inputs
 
 Features: TypeAlias = "Callable[[NetSpec, Top], Top]"
 

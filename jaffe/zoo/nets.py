@@ -10,8 +10,7 @@ from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import Figure, published
-from jaffe.zoo.parts import classify, images
-from jaffe.zoo.recurrent import inputs
+from jaffe.zoo.parts import classify, images, inputs
 
 
 @published(

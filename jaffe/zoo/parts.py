@@ -29,6 +29,20 @@ def images(
     return n.data, n.label
 
 
+def inputs(
+    n: NetSpec, batch: int, test_batch: int, items: Mapping[str, Sequence[int]],
+    transform: Mapping[str, Any] | None = None,
+) -> None:
+    """Inputs (batch, ...) of each phase, as records have them: names, and shapes without the batch. ``transform`` is of
+    the first one."""
+    extra = {"transform_param": dict(transform)} if transform else {}
+    train, test = ([{"dim": [size, *shape]} for shape in items.values()] for size in (batch, test_batch))
+    first, *_ = names = list(items)
+    for name, top in zip(names, L.Input(ntop=len(names), shape=train, include=TRAIN, **extra), strict=True):
+        n[name] = top
+    n.test_inputs = L.Input(ntop=0, name=first, top=names, shape=test, include=TEST, **extra)
+
+
 def classify(n: NetSpec, scores: Top) -> None:
     """Softmax loss of the scores, and accuracy, against the net's label."""
     n.accuracy = L.Accuracy(scores, n.label, include=TEST)
@@ -68,6 +82,15 @@ def conv_bn(
     """Convolution, BatchNorm and Scale in place, under these names."""
     n[name] = L.Convolution(bottom, num_output=num_output, bias_term=bias_term, weight_filler=MSRA, **settings)
     return normalise(n, bn, scale, n[name])
+
+
+def conv_bn_relu(n: NetSpec, at: str, bottom: Top, num_output: int) -> Top:
+    """``conv``, ``bn``, ``scale`` and ``relu`` of small nets that are trained in some hundred steps."""
+    n[f"conv{at}"] = x = L.Convolution(bottom, num_output=num_output, kernel_size=3, pad=1, bias_term=False,
+                                       weight_filler=MSRA)
+    x = normalise(n, f"bn{at}", f"scale{at}", x, moving_average_fraction=0.95)
+    n[f"relu{at}"] = L.ReLU(x, in_place=True)
+    return n[f"relu{at}"]
 
 
 def global_pool(bottom: Top) -> Top:

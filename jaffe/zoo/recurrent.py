@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jaffe.netdef import L, NetSpec
 from jaffe.netdef.builder import Top
 from jaffe.netdef.cells import UNIFORM
 from jaffe.zoo.cards import published
-from jaffe.zoo.parts import TEST, TRAIN, classify, images
+from jaffe.zoo.parts import TEST, classify, images, inputs
 
 
 @published(
@@ -109,20 +109,6 @@ def seq2seq_addition(
     n.accuracy = L.Accuracy(n.scores, n.expected, axis=2, include=TEST)
     n.loss = L.SoftmaxWithLoss(n.scores, n.expected, axis=2)
     return n
-
-
-def inputs(
-    n: NetSpec, batch: int, test_batch: int, items: Mapping[str, Sequence[int]],
-    transform: Mapping[str, Any] | None = None,
-) -> None:
-    """Inputs (batch, ...) of each phase, as records have them: names, and shapes without the batch. ``transform`` is of
-    the first one."""
-    extra = {"transform_param": dict(transform)} if transform else {}
-    train, test = ([{"dim": [size, *shape]} for shape in items.values()] for size in (batch, test_batch))
-    first, *_ = names = list(items)
-    for name, top in zip(names, L.Input(ntop=len(names), shape=train, include=TRAIN, **extra), strict=True):
-        n[name] = top
-    n.test_inputs = L.Input(ntop=0, name=first, top=names, shape=test, include=TEST, **extra)
 
 
 def beginnings(like: Top) -> Top:

@@ -10,8 +10,7 @@ from jaffe.netdef.blocks import learned, max_pool
 from jaffe.netdef.builder import Top
 from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import Figure, published
-from jaffe.zoo.parts import MSRA, TEST, normalise, relu
-from jaffe.zoo.recurrent import inputs
+from jaffe.zoo.parts import MSRA, TEST, conv_bn_relu, inputs, relu
 from jaffe.zoo.vgg import vgg_convolutions
 
 _FCN = ("Long, Shelhamer, Darrell 2015 (arXiv 1411.4038); Shelhamer, Long, Darrell 2016 (arXiv 1605.06211); the "
@@ -118,15 +117,6 @@ def interpolated(bottom: Top, classes: int, factor: int, *, grouped: bool = True
         convolution_param={"num_output": classes, "kernel_size": 2 * factor, "stride": factor, "pad": pad,
                            "bias_term": False, **own},
     )
-
-
-def conv_bn_relu(n: NetSpec, at: str, bottom: Top, num_output: int) -> Top:
-    """``conv``, ``bn``, ``scale`` and ``relu`` of small nets that are trained in some hundred steps."""
-    n[f"conv{at}"] = x = L.Convolution(bottom, num_output=num_output, kernel_size=3, pad=1, bias_term=False,
-                                       weight_filler=MSRA)
-    x = normalise(n, f"bn{at}", f"scale{at}", x, moving_average_fraction=0.95)
-    n[f"relu{at}"] = L.ReLU(x, in_place=True)
-    return n[f"relu{at}"]
 
 
 def small_fcn(

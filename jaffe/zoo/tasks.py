@@ -10,8 +10,7 @@ from jaffe.netdef.builder import Top
 from jaffe.netdef.errors import JaffeError
 from jaffe.zoo.cards import published
 from jaffe.zoo.nets import lenet_features, lenet_weights
-from jaffe.zoo.parts import TEST
-from jaffe.zoo.recurrent import inputs
+from jaffe.zoo.parts import TEST, inputs
 
 
 @published(

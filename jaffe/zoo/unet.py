@@ -9,8 +9,7 @@ from jaffe.netdef import L, NetSpec
 from jaffe.netdef.blocks import learned
 from jaffe.netdef.builder import Top
 from jaffe.zoo.cards import published
-from jaffe.zoo.parts import MSRA, TEST, XAVIER, normalise
-from jaffe.zoo.recurrent import inputs
+from jaffe.zoo.parts import MSRA, TEST, XAVIER, inputs, normalise
 from jaffe.zoo.segmentation import label_maps
 
 
