@@ -30,12 +30,17 @@ def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientT
     # can go on with other settings.
     decay = _decay(solver.weight_decay, decay_mult, l1=solver.regularization_type == "L1")
     rate = optax.chain(optax.scale_by_schedule(learning_rate(solver)), _scale(lr_mult))
-    return optax.chain(
+    update = optax.chain(
         clip_by_norm(solver.clip_gradients) if solver.clip_gradients >= 0 else optax.identity(),
         optax.scale(1 / solver.iter_size) if solver.iter_size > 1 else optax.identity(),
         *UPDATES[solver.type](Parts(solver, decay, rate, decay_mult)),
         optax.scale(-1),
     )
+    return Traced(*update) if solver.type in TRACED else update
+
+
+class Traced(optax.GradientTransformationExtraArgs):
+    """An optimiser whose updates are finite where gradients and its own new state are."""
 
 
 def wrap_optimizer(
@@ -110,6 +115,7 @@ UPDATES: dict[str, Callable[[Parts], Sequence[optax.GradientTransformation]]] = 
     "LARS": lambda p: (
         p.decay, p.trust_ratio(p.solver.trust_coefficient), p.rate, optax.trace(p.of("momentum", 0.9))),
 }
+TRACED = ("SGD", "Nesterov", "LARS")  # whose last step is the momentum
 
 
 class SumOfSquares(NamedTuple):

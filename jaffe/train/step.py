@@ -13,6 +13,7 @@ from jax import lax
 
 from jaffe.compile.net import CompiledNet
 from jaffe.train.carry import apart, merged
+from jaffe.train.optimizer import Traced
 
 Fetch = Callable[[Any, Any, jax.Array], dict[str, jax.Array]]
 Passes = Callable[[Any, Any, Any, Any, jax.Array], tuple[Any, Any, jax.Array, Any]]
@@ -150,7 +151,7 @@ def make_update(
     optimizer: optax.GradientTransformation, ema_decay: float
 ) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """``(state, gradients, new net state, loss) -> (new state, metrics)``: a step once its passes are done."""
-    optimizer = optax.with_extra_args_support(optimizer)
+    traced, optimizer = isinstance(optimizer, Traced), optax.with_extra_args_support(optimizer)
 
     def update(state: TrainState, grads: Any, net_state: Any, loss: jax.Array) -> tuple[TrainState, dict[str, Any]]:
         # Some of optax's own optimisers want to know the loss.
@@ -160,7 +161,8 @@ def make_update(
         if ema is not None:
             decay = jnp.minimum(ema_decay, (1 + state.iteration) / (10 + state.iteration))
             ema = optax.incremental_update(params, ema, 1 - decay)
-        finite = state.finite & all_finite(loss, grads, params, net_state)
+        # Where it does not need the new parameters, XLA chooses in the pass over memory that makes them.
+        finite = state.finite & all_finite(loss, grads, net_state, opt_state if traced else params)
         # Not the optimiser's state: keeping it cost 6 % of a step of LeNet on the CPU; the rest cost 1 %.
         iteration, params, net_state, ema = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),

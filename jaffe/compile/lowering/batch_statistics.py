@@ -53,7 +53,7 @@ def _forward(
     x: jax.Array, scale: Optional, shift: Optional, eps: float, axis_name: AxisName
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Optional, ...]]:
     mean = over_devices(_mean(x), axis_name)
-    variance = over_devices(_mean(jnp.square(x - mean)), axis_name)
+    variance = over_devices(_mean(jnp.square(x - in_memory(mean))), axis_name)
     inverse = lax.rsqrt(variance + eps)
     y = (x - mean) * (inverse if scale is None else inverse * scale)
     return (y if shift is None else y + shift, mean, variance), (x, mean, inverse, scale, shift)
@@ -73,7 +73,7 @@ def _backward(
     back = in_memory(back)
     unit = (x - mean) * inverse
     count = x.size // x.shape[-1]
-    sums, products = sum_of_channels(back), sum_of_channels(back * unit)
+    sums, products = _sum(back), _sum(back * (x - lax.optimization_barrier((mean, inverse))[0])) * inverse
     means = over_devices((sums / count, products / count, by_mean, by_variance), axis_name)
     dx = (inverse if scale is None else inverse * scale) * (back - means[0] - unit * means[1])
     by_mean, by_variance = means[2:]
@@ -91,4 +91,8 @@ def over_devices(values: T, axis_name: AxisName) -> T:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    return sum_of_channels(x) / (x.size // x.shape[-1])
+    return _sum(x) / (x.size // x.shape[-1])
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    return x.sum(tuple(range(x.ndim - 1)))
