@@ -85,7 +85,8 @@ class Pooling(Layer):
         if self.p.pool == PoolingParameter.STOCHASTIC:
             return {}
         which: tuple[Pass, ...] = ("forward", "input")
-        return dict.fromkeys(which, pooling_way(self.geometry(bottoms[0]), lowering))
+        sums = self.p.pool == PoolingParameter.AVE
+        return dict.fromkeys(which, pooling_way(self.geometry(bottoms[0]), lowering, sums=sums))
 
     def flops(self, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
         return math.prod(tops[0]) * math.prod(self.geometry(bottoms[0]).kernel)

@@ -63,7 +63,7 @@ class PoolGeometry:
         return np.minimum(start + self.kernel[axis], size + after) - start
 
 
-MOST_TAPS = 16  # windows of more cells are left to XLA: the slices' programs grow with the window
+MOST_TAPS = 16  # what takes more slices is left to XLA: their programs grow with the window
 
 
 @compiled("geometry", "lowering")
@@ -92,16 +92,18 @@ def sum_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Ar
     """Sum of each window, 0 outside. x: (N, C, spatial...)."""
     if geometry.kernel == x.shape[2:] and not any(map(any, geometry.pad)):
         return x.sum(tuple(range(2, x.ndim)), keepdims=True)
-    if pooling_way(geometry, lowering) != "slices":
+    if pooling_way(geometry, lowering, sums=True) != "slices":
         return _reduce(x, 0.0, lax.add, geometry)
     return channels_first(_sum_by_slices(channels_last(x), geometry))
 
 
-def pooling_way(geometry: PoolGeometry, lowering: Lowering) -> str:
-    """``"plain"`` and ``"xla"``: XLA's own windows, as declared or by choice; ``"slices"``: slices combined."""
+def pooling_way(geometry: PoolGeometry, lowering: Lowering, *, sums: bool = False) -> str:
+    """``"plain"`` and ``"xla"``: XLA's own windows, as declared or by choice; ``"slices"``: slices combined, of sums
+    axis by axis."""
     if lowering.plain:
         return "plain"
-    return "slices" if lowering.on_cpu and math.prod(geometry.kernel) <= MOST_TAPS else "xla"
+    taps = sum(geometry.kernel) if sums else math.prod(geometry.kernel)
+    return "slices" if lowering.on_cpu and taps <= MOST_TAPS else "xla"
 
 
 # What XLA:CPU makes of reduce_window is a scalar loop a window, of its gradient a scatter. Here slices of the blob,
@@ -116,12 +118,12 @@ def _max_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
 
 
 def _max_forward(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    best, *others = _slices(x, geometry, -np.inf)
-    first = jnp.zeros(best.shape, jnp.uint8)
-    for i, one in enumerate(others, 1):
-        larger = (one > best) | (jnp.isnan(one) & ~jnp.isnan(best))
-        best, first = jnp.where(larger, one, best), jnp.where(larger, jnp.uint8(i), first)
-    first = in_memory(first)
+    slices = _slices(x, geometry, -np.inf)
+    best = in_memory(functools.reduce(jnp.maximum, slices))
+    first = jnp.full(best.shape, len(slices) - 1, jnp.int32)
+    for i in reversed(range(len(slices) - 1)):
+        first = jnp.where(slices[i] < best, first, i)  # where there is a NaN, the first cell
+    first = in_memory(first.astype(jnp.uint8))
     return best, (first, jnp.zeros((0, *x.shape[1:-1])))  # the second tells the sizes
 
 
@@ -173,7 +175,7 @@ def _slices(x: jax.Array, geometry: PoolGeometry, fill: float) -> list[jax.Array
     """For each cell of the window, in row-major order, what all windows see there; ``fill`` outside."""
     sizes = x.shape[1:-1]
     config = [(*geometry.padding(size, axis), 0) for axis, size in enumerate(sizes)]
-    whole = lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    whole = in_memory(lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0), *config, (0, 0, 0)]))
     lasts = [(out - 1) * s + 1 for out, s in zip(geometry.outs(sizes), geometry.stride, strict=True)]
     found = []
     for at in np.ndindex(*geometry.kernel):
