@@ -14,6 +14,7 @@ from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.indexing import row_index, take_rows
 from jaffe.compile.layers.linear import Embed, InnerProduct
+from jaffe.compile.layers.recurrent import Recurrent
 from jaffe.compile.lowering.layout import split
 from jaffe.compile.reroll.gather import join
 from jaffe.compile.reroll.run import Program as Program
@@ -81,6 +82,26 @@ class ScaledNorm(Fused):
         assert isinstance(norm, BatchNorm)
         own = weights[scale.node.name]
         return norm.apply_scaled(weights[norm.node.name], bottoms[0], ctx, own["scale"], own.get("bias"))
+
+
+class Embedded(Fused):
+    """An Embed, and the LSTM or RNN that alone reads it: the rows of the table are multiplied by the input weight, and
+    the products are looked up."""
+
+    arithmetic: Arithmetic = "products"
+
+    def differentiable(self) -> tuple[list[bool], list[bool]]:
+        (_, *others), tops = self.parts[1].differentiable()
+        return [False, *others], tops
+
+    def apply_with_state(
+        self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context
+    ) -> tuple[Sequence[Array], dict[str, Array]]:
+        embed, recurrent = self.parts
+        assert isinstance(recurrent, Recurrent)
+        own, table = weights[recurrent.node.name], weights[embed.node.name]
+        rows = recurrent.input_products(own, table["weight"] + table.get("bias", 0), ctx.lowering)
+        return recurrent.apply_to_products(own, take_rows(rows, bottoms[0]), rows.dtype, bottoms, ctx)
 
 
 class Recomputed(Layer):
@@ -167,8 +188,8 @@ def _rows(table: Array, index: Array, axis: str) -> Array:
 
 
 _FUSED: Mapping[str, Callable[[Node], Layer]] = {
-    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Recomputed": Recomputed, "Join": Joined,
-    "Steps": Stepped, "Divided": Divided}
+    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Embedded": Embedded, "Recomputed": Recomputed,
+    "Join": Joined, "Steps": Stepped, "Divided": Divided}
 
 
 def make_program(nodes: Iterable[Node]) -> Program:

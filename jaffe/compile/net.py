@@ -455,7 +455,8 @@ class CompiledNet:
     def context(self, keep: frozenset[str]) -> PassContext:
         """What passes may know when the values ``keep`` are wanted."""
         room = self.remat.room(self.inferred, self.dtype, self.precision)
-        return PassContext(self.inferred, keep, self._effects, self.gradients, self.lowering, self.partition, room)
+        return PassContext(self.inferred, keep, self._effects, self.gradients, self.lowering, self.partition,
+                           self.precision != self.dtype, room)
 
     @cached_property
     def gradients(self) -> Mapping[str, Gradients]:

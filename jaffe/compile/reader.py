@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaffe.compile.fused import Fused
 from jaffe.compile.infer import Stored, infer
 from jaffe.compile.layer import Layer, Shape, Weight
 from jaffe.compile.partition import local_shape
@@ -40,7 +41,9 @@ class WeightReader:
         self, node: Node, layer: Layer, bottoms: Sequence[jax.Array], state: State
     ) -> dict[str, Any]:
         if node.parts:
-            return {part.name: self(part, layer, bottoms, state) for part in node.parts}
+            assert isinstance(layer, Fused)
+            pairs = zip(node.parts, layer.parts, strict=True)
+            return {part.name: self(part, own, bottoms, state) for part, own in pairs}
         result = self._carried(node, layer, bottoms, state) if self.net.inferred.carried[node.name] else {}
         for stored in self.net.inferred.stored[node.name]:
             array = self._find(node, stored, state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 import jaffe
 from jaffe.compile import compile_net
 from jaffe.netdef import JaffeError, SolverParameter, SpecError
-from jaffe.train.optimizer import clip_by_norm, make_optimizer, scale_by_caffe_adam
+from jaffe.train.optimizer import TRACED, UPDATES, clip_by_norm, make_optimizer, scale_by_caffe_adam
 from jaffe.train.snapshots import restore_variables
+from jaffe.train.step import begin, make_update
 from tests.train.test_solver import NET, items, same, solver
 
 CHANGES = [{"weight_decay": 0.0}, {"clip_gradients": 1.0}, {"iter_size": 2}, {"momentum": 0.0}, {"base_lr": 0.5}]
@@ -108,6 +111,27 @@ def test_later_types_are_those_of_optax(name):
                                          iter_size=2, **settings), net)
     for found, expected in zip(updates(net, own, params, 2.0), updates(net, reference, params), strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), found, expected)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_what_is_not_finite_changes_no_weight(name, bad):
+    """Neither a gradient that is not, nor an update of finite numbers."""
+    net = compile_net(TWO_LAYERS.replace("DECAY", ""), phase="TRAIN")
+    params = net.init(jax.random.key(0))["params"]
+    optimizer = make_optimizer(SolverParameter(type=name, base_lr=100, lr_policy="fixed", delta=0, momentum=0.9,
+                                               trust_coefficient=1e38), net)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    layer, weight = next((layer, name) for layer in params for name in params[layer])
+    gradients[layer][weight] = gradients[layer][weight].ravel().at[0].set(bad).reshape(params[layer][weight].shape)
+    state = begin({"params": params, "state": {}}, optimizer, jax.random.key(1))
+    new, metrics = jax.jit(make_update(optimizer, 0.0))(state, gradients, {}, jnp.ones(()))
+    updated = optax.apply_updates(params, optimizer.update(gradients, state.opt_state, params)[0])
+    finite = np.isfinite(bad) and all(np.isfinite(one).all() for one in jax.tree.leaves(updated))
+    assert bool(metrics["finite"]) == finite
+    close = partial(np.testing.assert_allclose, rtol=1e-6) if finite else np.testing.assert_array_equal
+    jax.tree.map(close, new.params, updated if finite else params)
+    assert not (name in TRACED and finite)
 
 
 @pytest.mark.parametrize("name", ["LAMB", "LARS"])

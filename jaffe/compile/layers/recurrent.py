@@ -95,11 +95,22 @@ class Recurrent(Layer):
     def apply_with_state(
         self, weights: Mapping[str, Array], bottoms: Sequence[Array], ctx: Context
     ) -> tuple[Sequence[Array], dict[str, Array]]:
-        x, cont = bottoms[0], lax.stop_gradient(bottoms[1])[..., None]
+        x = bottoms[0]
+        products = self.input_products(weights, x.reshape(*x.shape[:2], -1), ctx.lowering)
+        return self.apply_to_products(weights, products, x.dtype, bottoms, ctx)
+
+    def input_products(self, weights: Mapping[str, Array], x: Array, lowering: Lowering) -> Array:
+        """(..., D) -> (..., gates H): the bias is in it. Of all steps at once; only the hidden state's product has to
+        wait for the step before."""
+        return _product(x, weights["input_weight"], x.dtype, lowering) + weights["bias"]
+
+    def apply_to_products(
+        self, weights: Mapping[str, Array], products: Array, dtype: Any, bottoms: Sequence[Array], ctx: Context
+    ) -> tuple[Sequence[Array], dict[str, Array]]:
+        """``apply_with_state`` from the input's products (T, N, gates H) on. ``dtype``: of further products."""
+        cont = lax.stop_gradient(bottoms[1])[..., None]
         first = bottoms[len(bottoms) - self.exposed :] if self.exposed else [weights[name] for name in self.hidden]
-        # The products of all steps at once; only the hidden state's has to wait for the step before.
-        multiply = partial(_product, dtype=x.dtype, lowering=ctx.lowering)
-        products = multiply(x.reshape(*x.shape[:2], -1), weights["input_weight"]) + weights["bias"]
+        multiply = partial(_product, dtype=dtype, lowering=ctx.lowering)
         if self.has_static(bottoms):
             static = bottoms[2]
             products = products + multiply(static.reshape(static.shape[0], -1), weights["static_weight"])
@@ -107,7 +118,7 @@ class Recurrent(Layer):
         start = tuple(keep(value)[0].astype(products.dtype) for value in first)
         recurrent = weights["hidden_weight"].T
         step = self.tuned_step if _tuned(ctx.lowering) else self.step
-        last, steps = recur(step, start, products, cont, recurrent, x.dtype, ctx.lowering)
+        last, steps = recur(step, start, products, cont, recurrent, dtype, ctx.lowering)
         after = [keep(value)[None] for value in last]
         output = self.output(weights, steps, multiply)
         if self.exposed:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaffe.compile.lowering.channels import sum_of_channels
+from jaffe.compile.lowering.channels import sum_of_channels, sum_over_cells
 from jaffe.compile.lowering.choose import Lowering
 from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
 
@@ -52,8 +52,9 @@ def _normalised(
 def _forward(
     x: jax.Array, scale: Optional, shift: Optional, eps: float, axis_name: AxisName
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Optional, ...]]:
-    mean = over_devices(_mean(x), axis_name)
-    variance = over_devices(_mean(jnp.square(x - in_memory(mean))), axis_name)
+    count = x.size // x.shape[-1]
+    mean = over_devices(sum_of_channels(x) / count, axis_name)
+    variance = over_devices(sum_over_cells(lambda x: jnp.square(x - mean), x) / count, axis_name)
     inverse = lax.rsqrt(variance + eps)
     y = (x - mean) * (inverse if scale is None else inverse * scale)
     return (y if shift is None else y + shift, mean, variance), (x, mean, inverse, scale, shift)
@@ -73,7 +74,8 @@ def _backward(
     back = in_memory(back)
     unit = (x - mean) * inverse
     count = x.size // x.shape[-1]
-    sums, products = _sum(back), _sum(back * (x - lax.optimization_barrier((mean, inverse))[0])) * inverse
+    sums = sum_of_channels(back)
+    products = sum_over_cells(lambda back, x: back * ((x - mean) * inverse), back, x)
     means = over_devices((sums / count, products / count, by_mean, by_variance), axis_name)
     dx = (inverse if scale is None else inverse * scale) * (back - means[0] - unit * means[1])
     by_mean, by_variance = means[2:]
@@ -88,11 +90,3 @@ _as_one = compiled("eps", "axis_name")(_normalised)
 def over_devices(values: T, axis_name: AxisName) -> T:
     """Means over mapped axes; as they are where there are none."""
     return values if axis_name is None else lax.pmean(values, axis_name)
-
-
-def _mean(x: jax.Array) -> jax.Array:
-    return _sum(x) / (x.size // x.shape[-1])
-
-
-def _sum(x: jax.Array) -> jax.Array:
-    return x.sum(tuple(range(x.ndim - 1)))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaffe.compile.lowering.choose import Lowering
 from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
+
+LEAST_TOGETHER, MOST_TOGETHER = 4, 8  # cells
 
 
 @compiled("lowering")
@@ -30,6 +36,24 @@ def sum_of_channels(x: jax.Array) -> jax.Array:
     return in_memory(x).sum(tuple(range(x.ndim - 1)))
 
 
+def sum_over_cells(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The sum over all axes but the last of what an elementwise function makes of arrays (..., C).
+
+    On the CPU some cells at a time are computed and added in one loop of XLA's, without what it makes of each in
+    memory.
+    """
+    channels = arrays[0].shape[-1]
+    cells = arrays[0].size // channels
+    known = isinstance(cells, int)  # else of any number, in an export
+    together = max(n for n in range(1, MOST_TOGETHER + 1) if cells % n == 0) if known else 1
+    if jax.default_backend() != "cpu" or arrays[0].dtype != jnp.float32 or together < LEAST_TOGETHER:
+        return function(*arrays).sum(tuple(range(arrays[0].ndim - 1)))
+    rows = [one.reshape(-1, together, channels) for one in arrays]
+    parts = functools.reduce(jnp.add, [function(*(row[:, i] for row in rows)) for i in range(together)])
+    # This changes nothing, but XLA would leave all that comes before to YNN, which gets each slice as a copy.
+    return lax.reduce_precision(parts, 8, 23).sum(0)
+
+
 @jax.custom_vjp
 def _scaled(x: jax.Array, scale: jax.Array) -> jax.Array:
     return x * scale
@@ -37,7 +61,7 @@ def _scaled(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 def _scaled_backward(kept: tuple[jax.Array, jax.Array], back: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, scale = kept
-    return (back * scale).astype(x.dtype), sum_of_channels(back * x).astype(scale.dtype)
+    return (back * scale).astype(x.dtype), sum_over_cells(jnp.multiply, in_memory(back), x).astype(scale.dtype)
 
 
 _scaled.defvjp(lambda x, scale: (x * scale, (x, scale)), _scaled_backward)

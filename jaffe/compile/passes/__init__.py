@@ -4,6 +4,7 @@ from jaffe.compile.passes.bypass_identity import bypass_identity
 from jaffe.compile.passes.divide import divide
 from jaffe.compile.passes.eliminate_dead import eliminate_dead
 from jaffe.compile.passes.fold_batch_norm import fold_batch_norm
+from jaffe.compile.passes.join_embed import join_embed
 from jaffe.compile.passes.join_scale import join_scale
 from jaffe.compile.passes.merge_equal import merge_equal
 from jaffe.compile.passes.merge_siblings import merge_siblings
@@ -22,6 +23,7 @@ BEFORE_LOOPS: tuple[Pass, ...] = (
     divide,  # layers whose weights are divided over devices
     fold_batch_norm,  # BatchNorm and Scale into the product before them, in TEST
     join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
+    join_embed,  # Embed into the LSTM or RNN that reads it, where the table is small
     merge_siblings,  # 1x1 convolutions that read one value into one
 )
 PIPELINE: tuple[Pass, ...] = (  # what JAX runs
@@ -31,5 +33,5 @@ PIPELINE: tuple[Pass, ...] = (  # what JAX runs
 )
 
 __all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "divide",
-           "eliminate_dead", "fold_batch_norm", "join_scale", "merge_equal", "merge_siblings", "recompute", "reroll",
-           "run"]
+           "eliminate_dead", "fold_batch_norm", "join_embed", "join_scale", "merge_equal", "merge_siblings",
+           "recompute", "reroll", "run"]

@@ -23,6 +23,7 @@ class PassContext:
         gradients: those that training asks of each layer (``needed_gradients``).
         lowering: how operations are told to XLA.
         partition: layers that are divided over devices, or None.
+        rounded: whether products are of a narrower dtype than weights.
         room: how many values of blobs a training step may keep for its backward pass; None: any number.
     """
 
@@ -32,6 +33,7 @@ class PassContext:
     gradients: Mapping[str, Gradients]
     lowering: Lowering
     partition: Partition | None
+    rounded: bool
     room: int | None
 
 

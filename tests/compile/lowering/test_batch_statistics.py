@@ -11,7 +11,7 @@ from jaffe.compile.lowering import Lowering, normalise_batch
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (11, 3), (2, 3, 5, 2, 3)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (11, 3), (2, 3, 5, 2, 3), (4, 3, 8, 6)])
 def test_chosen_is_plain(shape):
     x = (3 * RANDOM.normal(size=shape) + 1).astype(np.float32)
     plain, pull_plain = jax.vjp(lambda x: normalise_batch(x, 1e-3, Lowering(plain=True)), x)

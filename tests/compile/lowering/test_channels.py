@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaffe.compile.lowering import Lowering, scale_channels, shift_channels
+from jaffe.compile.lowering.channels import sum_over_cells
 
 RANDOM = np.random.default_rng(0)
 
@@ -30,3 +31,15 @@ def test_gradients_have_the_dtypes_of_what_they_are_of():
     y, pull = jax.vjp(lambda x, b: shift_channels(x, b, Lowering()), x, bias)
     assert y.dtype == jnp.float32
     assert [one.dtype for one in pull(y)] == [jnp.bfloat16, jnp.float32]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 6, 5), (3, 4, 4, 5), (0, 5), (2, 13, 5)])
+def test_a_sum_over_cells(shape, dtype):
+    """Of any number of cells, some together or one by one."""
+    a, b = (RANDOM.normal(size=shape).astype(dtype) for _ in range(2))
+    found = jax.jit(lambda a, b: sum_over_cells(lambda a, b: a * (b - 1), a, b))(a, b)
+    wide = np.float64(a) * (np.float64(b) - 1)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.float64(found), wide.sum(tuple(range(len(shape) - 1))), rtol=0,
+                               atol=(1e-6 if dtype == np.float32 else 2e-2) * max(np.abs(wide).sum(), 1))
