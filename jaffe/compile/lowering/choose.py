@@ -23,12 +23,14 @@ class Ways(NamedTuple):
     """The names of the candidates for the three passes of a convolution.
 
     Attributes:
+        alone: of the forward pass where no gradient is asked for.
         shared: the weight gradient uses the patches or tiles of the forward pass, which are kept for it.
     """
 
     forward: str
     input: str
     weight: str
+    alone: str
     shared: bool = False
 
 
@@ -70,7 +72,8 @@ class Lowering:
             return None
         shape = (x[0] if isinstance(x[0], int) else 1, *x[1:])
         forward, back, late = (Problem(one, shape, tuple(weight), geometry, name) for one in PASSES)
-        ways = Ways(self.choose(forward), self.choose(back), self.choose(late))
+        alone = self.choose(forward)
+        ways = Ways(alone, self.choose(back), self.choose(late), alone)
         chosen = ways if self.autotune else sharing(forward, late, ways)  # what was measured is not overruled
         return None if {chosen.forward, chosen.input, chosen.weight} == {"xla"} else chosen
 
@@ -95,7 +98,7 @@ def sharing(forward: Problem, weight: Problem, ways: Ways) -> Ways:
         kept = shared_bytes(forward, name)
         cost = predicted(forward, name) + predicted(weight, name) - kept / SHARED_PER_MS
         if 0 < kept <= MOST_SHARED and cost < best:
-            best, found = cost, Ways(name, ways.input, name, shared=True)
+            best, found = cost, Ways(name, ways.input, name, ways.alone, shared=True)
     return found
 
 

@@ -96,11 +96,14 @@ def explain(
     if ways is None:
         return dict.fromkeys(PASSES, "xla")
     problems = {one: Problem(one, tuple(x), tuple(weight), geometry, np.dtype(dtype).name) for one in PASSES}
-    return {
+    found = {
         one: f"{times}{name}, {predicted(problems[one], name):.2f} ms" + (
             f" (xla {predicted(problems[one], 'xla'):.2f})" if name != "xla" else "")
         for one, name in zip(PASSES, ways[:3], strict=True)
     }
+    if ways.alone != ways.forward:
+        found["forward"] += f"; without gradients {ways.alone}"
+    return found
 
 
 def explain_transpose(
@@ -116,11 +119,11 @@ def explain_transpose(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _tuned(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways: Ways) -> jax.Array:
-    return CANDIDATES["forward"][ways.forward].function(x, weight, geometry)
+    return CANDIDATES["forward"][ways.alone].function(x, weight, geometry)
 
 
 def _tuned_forward(x: jax.Array, weight: jax.Array, geometry: ConvGeometry, ways: Ways):  # type: ignore[no-untyped-def]
-    return _tuned(x, weight, geometry, ways), (x, weight)
+    return CANDIDATES["forward"][ways.forward].function(x, weight, geometry), (x, weight)
 
 
 def _tuned_backward(geometry, ways, kept, gradient):  # type: ignore[no-untyped-def]
