@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaffe.compile.lowering import Lowering, PoolGeometry, average_pool, max_places, max_pool
-from jaffe.compile.lowering.pooling import sum_pool
+from jaffe.compile.lowering.pooling import pooling_way, sum_pool
 
 RANDOM = np.random.default_rng(0)
 LOWERINGS = (Lowering(), Lowering(plain=True))
@@ -83,6 +83,13 @@ def test_pooling_is_caffes(height, width, kh, kw, sh, sw, ph, pw, ceil):
     geometry = PoolGeometry((kh, kw), (sh, sw), ((ph, ph), (pw, pw)), ceil)
     assume(height + 2 * ph >= kh and width + 2 * pw >= kw)
     assert_pools(RANDOM.integers(0, 3, (1, 2, height, width)).astype(np.float32), geometry)  # many ties
+
+
+def test_averages_over_many_cells():
+    """GoogLeNet's auxiliary heads: the largest values are XLA's windows, the averages are slices axis by axis."""
+    geometry = PoolGeometry((5, 5), (3, 3), ((0, 0), (2, 1)))
+    assert [pooling_way(geometry, LOWERINGS[0], sums=sums) for sums in (False, True)] == ["xla", "slices"]
+    assert_pools(RANDOM.integers(0, 3, (1, 2, 14, 13)).astype(np.float32), geometry)
 
 
 @settings(max_examples=20, deadline=None)
