@@ -367,6 +367,7 @@ def factored():
     return optax.adafactor(1e-3, min_dim_size_to_factor=8)
 
 
+@pytest.mark.slow
 @on_devices(4)
 def test_optimisers_of_the_callers_own():
     """Their states have masks, groups, and shapes that are not the weights'."""

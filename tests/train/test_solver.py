@@ -60,8 +60,12 @@ def same(one, other) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings", [{}, {"iter_size": 2}, {"clip_gradients": 0.1}, {"type": "Adam"}], ids=str)
-@pytest.mark.parametrize("streamed", [False, True])
+RESUMED = [{}, {"iter_size": 2}, {"clip_gradients": 0.1}, {"type": "Adam"}]
+
+
+@pytest.mark.parametrize(("streamed", "settings"), [
+    *((False, settings) for settings in RESUMED), (True, {}),
+    *(pytest.param(True, settings, marks=pytest.mark.slow) for settings in RESUMED[1:])], ids=str)
 def test_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, settings, streamed):
     if streamed:
         monkeypatch.setattr(stream, "RESIDENT_BYTES", 0)
