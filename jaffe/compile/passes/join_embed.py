@@ -23,6 +23,8 @@ def join_embed(graph: Graph, context: PassContext) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         layer = None if node.parts else context.inferred.layers[node.name]
+        if layer is not None and layer.foreign:
+            layer = None  # it may do something else
         if isinstance(layer, Embed) and readers[node.tops[0]] == 1 and node.tops[0] not in context.keep:
             if layer.p.input_dim < math.prod(context.inferred.shapes[node.bottoms[0]]):
                 tables[node.tops[0]] = node
