@@ -29,6 +29,9 @@ EXPOSED = (INPUTS + input_layer("h0", 1, ITEMS, 4) + input_layer("c0", 1, ITEMS,
     'top: "h"', 'top: "h" top: "h1" top: "c1"').replace("num_output: 4", "num_output: 4 expose_hidden: true"))
 
 
+SEVERAL = INPUTS.replace(f"dim: {STEPS} dim: {ITEMS}", f"dim: {STEPS} dim: {ITEMS} dim: 2", 1) + EMBED + LSTM
+
+
 def joined(text: str, *keep: str) -> list[str]:
     return [line for line in after(join_embed, text, *keep) if "Input<" not in line]
 
@@ -42,6 +45,7 @@ def test_a_pair_becomes_one():
     (INPUTS + EMBED + LSTM + 'layer { name: "r" type: "ReLU" bottom: "e" top: "r" }', ()),
     (INPUTS + EMBED + LSTM.replace('top: "h"', 'top: "h" propagate_down: false propagate_down: false'), ()),
     (INPUTS + EMBED.replace(f"input_dim: {ROWS}", f"input_dim: {STEPS * ITEMS}") + LSTM, ()),
+    (SEVERAL, ()),
 ])
 def test_what_stays_two(text, keep):
     assert joined(text, *keep)[:2] == ["e = Embed<embed>(words)", "h = LSTM<lstm>(e, cont)"]

@@ -22,11 +22,12 @@ def join_embed(graph: Graph, context: PassContext) -> Graph:
     tables: dict[str, Node] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        layer = None if node.parts else context.inferred.layers[node.name]
-        if layer is not None and layer.foreign:
-            layer = None  # it may do something else
-        if isinstance(layer, Embed) and readers[node.tops[0]] == 1 and node.tops[0] not in context.keep:
-            if layer.p.input_dim < math.prod(context.inferred.shapes[node.bottoms[0]]):
+        layer = context.inferred.layers[node.name]
+        if node.parts or layer.foreign:
+            pass
+        elif isinstance(layer, Embed) and readers[node.tops[0]] == 1 and node.tops[0] not in context.keep:
+            words = context.inferred.shapes[node.bottoms[0]]
+            if len(words) == 2 and layer.p.input_dim < math.prod(words):  # of more axes, several rows are one input
                 tables[node.tops[0]] = node
         elif isinstance(layer, Recurrent) and node.bottoms[0] in tables and False not in node.proto.propagate_down:
             embed = tables[node.bottoms[0]]
