@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaffe.compile import CompiledNet, compile_net
+from jaffe.compile import CompiledNet, compile_net, trace
 from jaffe.compile.execute import execute
 from jaffe.compile.fused import make_program
 from jaffe.compile.passes import Pass
@@ -33,6 +33,17 @@ def after(one: Pass, text: str, *keep: str, phase: str = "TEST", **settings: Any
 def kept(net: CompiledNet) -> frozenset[str]:
     """The values behind a net's outputs."""
     return frozenset(net.graph.blobs[name] for name in net.outputs)
+
+
+def assert_as_traced(net: CompiledNet, inputs: Any, rtol: float, atol: float, loss_rtol: float) -> Any:
+    """Loss, state, and gradients of fresh weights, against a trace, which runs layers one by one. The gradients."""
+    variables = net.init(jax.random.key(0))
+    (loss, (_, state)), gradients = jax.value_and_grad(net.loss, has_aux=True)(variables, inputs)
+    expected = trace(net, variables, inputs)
+    np.testing.assert_allclose(loss, expected.loss, rtol=loss_rtol)
+    for found, wanted in ((gradients["params"], expected.weight_gradients), (state, expected.state)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), found, wanted)
+    return gradients["params"]
 
 
 def differentiated(net: CompiledNet, nodes: Sequence[Node], variables: Any, inputs: Any, rng: Any = None) -> Any:

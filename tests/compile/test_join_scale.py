@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
-from jaffe.compile import compile_net, trace
+from jaffe.compile import compile_net
 from jaffe.compile.passes import join_scale
-from tests.compile.programs import after
+from tests.compile.programs import after, assert_as_traced
 from tests.nets.case import input_layer
 
 X = input_layer("x", 3, 5, 7, 4)
@@ -42,13 +41,7 @@ def test_what_stays_two(text, keep, phase):
 
 @pytest.mark.parametrize("bias", ["", BIAS])
 def test_the_numbers_are_those_of_two(bias):
-    """Outputs, state, and gradients, against a trace, which runs layers one by one."""
     net = compile_net(X + BN + SCALE.replace("BIAS", bias) + LOSS, phase="TRAIN")
-    variables = net.init(jax.random.key(0))
     inputs = {"x": np.random.default_rng(0).normal(1, 3, (3, 5, 7, 4)).astype(np.float32)}
-    (loss, (_, state)), gradients = jax.value_and_grad(net.loss, has_aux=True)(variables, inputs)
-    expected = trace(net, variables, inputs)
-    np.testing.assert_allclose(loss, expected.loss, rtol=1e-5)
-    for found, wanted in ((gradients["params"], expected.weight_gradients), (state, expected.state)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-4), found, wanted)
-    assert set(gradients["params"]["scale"]) == ({"scale", "bias"} if bias else {"scale"})
+    gradients = assert_as_traced(net, inputs, rtol=2e-5, atol=1e-4, loss_rtol=1e-5)
+    assert set(gradients["scale"]) == ({"scale", "bias"} if bias else {"scale"})
