@@ -3,9 +3,9 @@
     python -m benchmarks.lowering measure [--seconds 600]    adds to benchmarks/lowering.json
     python -m benchmarks.lowering fit                        writes jaffe/compile/lowering/costs.json, prints how well
 
-Candidates of a problem are timed in turn, A B C A B C ..., and the least of a few is kept: what is compared are ways of
-one machine, not machines. The model is ``t = a + b products + c operands + d moved`` (``candidates.Work``), no
-coefficient negative, fitted to least squares of relative errors.
+Candidates of a problem are timed in turn, A B C A B C ...: what is compared are ways of one machine, not machines. The
+model is ``t = a + b products + c operands + d moved`` (``candidates.Work``), no coefficient negative, fitted to least
+squares of relative errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from jaffe.compile.lowering.autotune import measure
 from jaffe.compile.lowering.candidates import Problem, fitting
 from jaffe.compile.lowering.choose import PASSES
-from jaffe.compile.lowering.costs import _costs, predicted
+from jaffe.compile.lowering.costs import _costs, predicted, within_nets
 from jaffe.compile.lowering.geometry import ConvGeometry
 
 MEASURED = Path(__file__).with_name("lowering.json")
@@ -57,12 +57,48 @@ SHAPES = [
     (16, 1, 28, 20, 5, 1, 0, 1), (16, 20, 12, 50, 5, 1, 0, 1), (1, 3, 32, 32, 5, 1, 2, 1),
     (1, 32, 16, 32, 5, 1, 2, 1), (1, 32, 8, 64, 5, 1, 2, 1), (128, 1, 28, 32, 3, 1, 1, 1),
 ]
+# (channels, size, outputs, kernel, stride, pad, group) of single images, of which the gradients matter little: the
+# convolutions of LeNet, CIFAR10-full, CaffeNet, GoogLeNet, SqueezeNet, ResNet-18 and -50, MobileNet and VGG-16.
+SINGLE = [
+    (3, 227, 96, 11, 4, 0, 1), (3, 227, 64, 3, 2, 0, 1), (64, 224, 64, 3, 1, 1, 1), (3, 224, 64, 7, 2, 3, 1),
+    (3, 224, 64, 3, 1, 1, 1), (3, 224, 32, 3, 2, 1, 1), (128, 112, 128, 3, 1, 1, 1), (64, 112, 128, 3, 1, 1, 1),
+    (64, 112, 64, 3, 2, 1, 64), (32, 112, 64, 1, 1, 0, 1), (32, 112, 32, 3, 1, 1, 32), (256, 56, 512, 1, 2, 0, 1),
+    (256, 56, 256, 3, 1, 1, 1), (256, 56, 128, 1, 2, 0, 1), (256, 56, 64, 1, 1, 0, 1), (128, 56, 256, 3, 1, 1, 1),
+    (128, 56, 128, 3, 2, 1, 128), (128, 56, 128, 3, 1, 1, 128), (128, 56, 128, 1, 1, 0, 1), (128, 56, 16, 1, 1, 0, 1),
+    (64, 56, 256, 1, 1, 0, 1), (64, 56, 192, 3, 1, 1, 1), (64, 56, 128, 3, 2, 1, 1), (64, 56, 128, 1, 2, 0, 1),
+    (64, 56, 128, 1, 1, 0, 1), (64, 56, 64, 3, 1, 1, 1), (64, 56, 64, 1, 1, 0, 1), (64, 56, 16, 1, 1, 0, 1),
+    (16, 56, 64, 3, 1, 1, 1), (16, 56, 64, 1, 1, 0, 1), (3, 32, 32, 5, 1, 2, 1), (512, 28, 1024, 1, 2, 0, 1),
+    (512, 28, 512, 3, 1, 1, 1), (512, 28, 256, 1, 2, 0, 1), (512, 28, 128, 1, 1, 0, 1), (256, 28, 512, 3, 1, 1, 1),
+    (256, 28, 288, 1, 1, 0, 1), (256, 28, 256, 3, 2, 1, 256), (256, 28, 256, 3, 1, 1, 256),
+    (256, 28, 256, 1, 1, 0, 1), (256, 28, 64, 1, 1, 0, 1), (256, 28, 32, 1, 1, 0, 1), (192, 28, 176, 1, 1, 0, 1),
+    (192, 28, 32, 1, 1, 0, 1), (128, 28, 512, 1, 1, 0, 1), (128, 28, 256, 3, 2, 1, 1), (128, 28, 256, 1, 2, 0, 1),
+    (128, 28, 256, 1, 1, 0, 1), (128, 28, 192, 3, 1, 1, 1), (128, 28, 128, 3, 1, 1, 1), (128, 28, 32, 1, 1, 0, 1),
+    (96, 28, 128, 3, 1, 1, 1), (32, 28, 128, 3, 1, 1, 1), (32, 28, 128, 1, 1, 0, 1), (32, 28, 96, 5, 1, 2, 1),
+    (16, 28, 32, 5, 1, 2, 1), (1, 28, 20, 5, 1, 0, 1), (48, 27, 128, 5, 1, 2, 1), (32, 16, 32, 5, 1, 2, 1),
+    (1024, 14, 2048, 1, 2, 0, 1), (1024, 14, 512, 1, 2, 0, 1), (1024, 14, 256, 1, 1, 0, 1),
+    (528, 14, 448, 1, 1, 0, 1), (528, 14, 128, 1, 1, 0, 1), (512, 14, 1000, 1, 1, 0, 1), (512, 14, 512, 3, 2, 1, 512),
+    (512, 14, 512, 3, 1, 1, 512), (512, 14, 512, 3, 1, 1, 1), (512, 14, 512, 1, 1, 0, 1), (512, 14, 296, 1, 1, 0, 1),
+    (512, 14, 288, 1, 1, 0, 1), (512, 14, 280, 1, 1, 0, 1), (512, 14, 64, 1, 1, 0, 1), (480, 14, 304, 1, 1, 0, 1),
+    (480, 14, 64, 1, 1, 0, 1), (384, 14, 64, 1, 1, 0, 1), (384, 14, 48, 1, 1, 0, 1), (256, 14, 1024, 1, 1, 0, 1),
+    (256, 14, 512, 3, 2, 1, 1), (256, 14, 512, 1, 2, 0, 1), (256, 14, 512, 1, 1, 0, 1), (256, 14, 256, 3, 1, 1, 1),
+    (256, 14, 48, 1, 1, 0, 1), (160, 14, 320, 3, 1, 1, 1), (144, 14, 288, 3, 1, 1, 1), (128, 14, 256, 3, 1, 1, 1),
+    (112, 14, 224, 3, 1, 1, 1), (96, 14, 208, 3, 1, 1, 1), (64, 14, 256, 3, 1, 1, 1), (64, 14, 256, 1, 1, 0, 1),
+    (48, 14, 192, 3, 1, 1, 1), (48, 14, 192, 1, 1, 0, 1), (32, 14, 128, 5, 1, 2, 1), (32, 14, 64, 5, 1, 2, 1),
+    (24, 14, 64, 5, 1, 2, 1), (16, 14, 48, 5, 1, 2, 1), (256, 13, 384, 3, 1, 1, 1), (192, 13, 192, 3, 1, 1, 1),
+    (192, 13, 128, 3, 1, 1, 1), (20, 12, 50, 5, 1, 0, 1), (32, 8, 64, 5, 1, 2, 1), (2048, 7, 512, 1, 1, 0, 1),
+    (1024, 7, 1024, 3, 1, 1, 1024), (1024, 7, 1024, 1, 1, 0, 1), (832, 7, 624, 1, 1, 0, 1), (832, 7, 448, 1, 1, 0, 1),
+    (832, 7, 128, 1, 1, 0, 1), (512, 7, 2048, 1, 1, 0, 1), (512, 7, 1024, 1, 1, 0, 1), (512, 7, 512, 3, 1, 1, 1),
+    (192, 7, 384, 3, 1, 1, 1), (160, 7, 320, 3, 1, 1, 1), (48, 7, 128, 5, 1, 2, 1), (32, 7, 128, 5, 1, 2, 1),
+    (1024, 1, 1000, 1, 1, 0, 1),
+]
 
 
 def problems() -> Iterator[Problem]:
-    for batch, channels, size, outputs, kernel, stride, pad, group in SHAPES:
+    single = [(1, *shape) for shape in SINGLE]
+    every = [(shape, PASSES) for shape in SHAPES] + [(one, ("forward",)) for one in single if one not in SHAPES]
+    for (batch, channels, size, outputs, kernel, stride, pad, group), passes in every:
         geometry = ConvGeometry((stride,) * 2, ((pad, pad),) * 2, (1, 1), group)
-        for which in PASSES:
+        for which in passes:
             if which == "input" and channels <= 3:
                 continue
             yield Problem(which, (batch, channels, size, size), (outputs, channels // group, kernel, kernel), geometry)
@@ -95,7 +131,8 @@ def fit() -> None:
             measured_problems.append((problem, times))
         for name, one in fitting(problem).items():
             if name in times:
-                rows[problem.which].setdefault(name, []).append(([1.0, *one.work(problem)], 1e3 * times[name]))
+                row = [1.0, *one.work(problem)]
+                rows[problem.which].setdefault(name, []).append((row, 1e3 * times[name] * within_nets(problem, name)))
     costs: dict[str, dict[str, list[float]]] = {}
     for which, names in rows.items():
         costs[which] = {}
@@ -107,7 +144,8 @@ def fit() -> None:
             costs[which][name] = [float(f"{value:.4g}") for value in solution / scale]
     write(costs, {})
     known = {}
-    for problem, times in measured_problems:
+    for problem, alone in measured_problems:
+        times = {name: one * within_nets(problem, name) for name, one in alone.items()}
         choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
         # Alone XLA's products are as fast; within nets, where weights lie otherwise, they took twice as long.
         best = min(times, key=lambda name: times[name] * (1.0 if "onednn" in name else 1.05))

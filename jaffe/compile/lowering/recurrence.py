@@ -88,6 +88,9 @@ def _tuned_loop(
     step: Step, dtype: Any, lowering: Lowering, start: Hidden, products: jax.Array, cont: jax.Array,
     recurrent: jax.Array,
 ) -> tuple[Hidden, jax.Array]:
+    if start[0].shape[0] == 1:  # a single row is multiplied fastest by W^T, as it is stored
+        stored = recurrent.T.astype(dtype)
+        return _loop(lambda h: (stored @ h.astype(dtype)[0])[None], step, start, products, cont)
     weight, turned = (in_memory(one.astype(dtype)) for one in (recurrent, recurrent.T))
     parts = _parts(start, lowering)
     return _loop(lambda h: _times(h.astype(dtype), weight, turned), step, start, products, cont, parts)

@@ -91,6 +91,17 @@ def test_tuning_measures_once_and_remembers(monkeypatch, tmp_path):
     assert list(json.loads(path.read_text()).values()) == ["rows"]
 
 
+def test_tuning_knows_what_is_slower_within_nets(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(autotune, "WORTH_MS", 0.0)
+    geometry = ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1))
+    for size, patches, expected in ((24, 0.9, "xla"), (25, 0.7, "im2col")):
+        autotune._read.cache_clear()
+        times = {"xla": 1.0, "im2col": patches}
+        monkeypatch.setattr(autotune, "measure", lambda problem, names, times=times: times)
+        assert autotune.tuned(Problem("forward", (2, 16, size, size), (16, 16, 3, 3), geometry)) == expected
+
+
 def test_measuring_runs_every_candidate():
     problem = Problem("input", (1, 8, 6, 6), (8, 8, 3, 3), ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1)))
     times = autotune.measure(problem, ["xla", "spread", "winograd2"])
