@@ -40,7 +40,7 @@ def make_optimizer(solver: SolverParameter, net: CompiledNet) -> optax.GradientT
 
 
 class Traced(optax.GradientTransformationExtraArgs):
-    """An optimiser whose updates are finite where gradients and its own new state are."""
+    """An optimiser whose new state is finite only if gradients and updates are: it adds the gradients up."""
 
 
 def wrap_optimizer(
