@@ -126,13 +126,12 @@ def fit() -> None:
     measured_problems = []
     for problem in problems():
         key = problem.key
-        times = measured.get(key, {})
+        times = {name: one * within_nets(problem, name) for name, one in measured.get(key, {}).items()}
         if times:
             measured_problems.append((problem, times))
         for name, one in fitting(problem).items():
             if name in times:
-                row = [1.0, *one.work(problem)]
-                rows[problem.which].setdefault(name, []).append((row, 1e3 * times[name] * within_nets(problem, name)))
+                rows[problem.which].setdefault(name, []).append(([1.0, *one.work(problem)], 1e3 * times[name]))
     costs: dict[str, dict[str, list[float]]] = {}
     for which, names in rows.items():
         costs[which] = {}
@@ -144,8 +143,7 @@ def fit() -> None:
             costs[which][name] = [float(f"{value:.4g}") for value in solution / scale]
     write(costs, {})
     known = {}
-    for problem, alone in measured_problems:
-        times = {name: one * within_nets(problem, name) for name, one in alone.items()}
+    for problem, times in measured_problems:
         choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
         # Alone XLA's products are as fast; within nets, where weights lie otherwise, they took twice as long.
         best = min(times, key=lambda name: times[name] * (1.0 if "onednn" in name else 1.05))
@@ -155,9 +153,10 @@ def fit() -> None:
     for which in PASSES:
         best = chosen = xla = 0.0
         losses = []
-        for problem, times in measured_problems:
+        for problem, _ in measured_problems:
             if problem.which != which:
                 continue
+            times = measured[problem.key]  # alone
             choice = min((name for name in fitting(problem) if name in times), key=lambda n: predicted(problem, n))
             losses.append(times[choice] / min(times.values()))
             if losses[-1] > 1.5 and times[choice] > 1e-3:

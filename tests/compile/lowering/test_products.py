@@ -21,9 +21,9 @@ def test_product_and_its_gradients(shape, transposed, lowering):
     np.testing.assert_allclose(found, x @ weight, rtol=1e-6, atol=1e-6 * scale)
     back = rng.normal(size=found.shape).astype("float32")
     by_x, by_weight = pull(back)
-    np.testing.assert_allclose(by_x, back @ weight.T, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(by_x, back @ weight.T, rtol=1e-6, atol=1e-6)
     rows = x.reshape(-1, shape[-1]).T @ back.reshape(-1, 5)
-    np.testing.assert_allclose(by_weight, rows.T if transposed else rows, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(by_weight, rows.T if transposed else rows, rtol=1e-6, atol=1e-6)
 
 
 def test_a_row_reads_the_weight_as_it_is_stored():
