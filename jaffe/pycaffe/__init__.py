@@ -53,7 +53,7 @@ _SOLVERS = ("AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "
 
 
 def __getattr__(name: str) -> Any:
-    """The solvers are loaded when they are first used: with them come optax and orbax."""
+    """The solvers are loaded when they are first used: with them comes optax."""
     if name not in _SOLVERS:
         raise AttributeError(f"module 'jaffe.pycaffe' has no attribute {name!r}")
     return getattr(importlib.import_module("jaffe.pycaffe.solvers"), name)

@@ -108,7 +108,7 @@ def open_sources(graph: Graph) -> dict[str, FeedSource | MemorySource]:
 def _open(graph: Graph, node: Node) -> FeedSource | MemorySource:
     if node.type == "MemoryData":
         return MemorySource(make_layer(node))
-    from jaffe.train.data import Feed  # with optax and orbax: not for nets without data
+    from jaffe.train.data import Feed  # with optax: not for nets without data
 
     try:
         feed = Feed(graph.with_nodes([node]), None, base=node.directory, seed=chosen_seed() or 0)
