@@ -14,7 +14,9 @@ from jaffe.compile.layers.batch_norm import BatchNorm
 from jaffe.compile.layers.convolution import Convolution
 from jaffe.compile.layers.indexing import row_index, take_rows
 from jaffe.compile.layers.linear import Embed, InnerProduct
+from jaffe.compile.layers.neuron import ReLU, ReLU6
 from jaffe.compile.layers.recurrent import Recurrent
+from jaffe.compile.lowering import shift_channels
 from jaffe.compile.lowering.layout import split
 from jaffe.compile.reroll.gather import join
 from jaffe.compile.reroll.run import Program as Program
@@ -33,7 +35,7 @@ class Fused(Layer):
 
     def __init__(self, node: Node):
         self.node = node
-        self.parts = [make_layer(part) for part in node.parts]
+        self.parts = [_make(part) for part in node.parts]
 
 
 class Folded(Fused):
@@ -48,6 +50,10 @@ class Folded(Fused):
         return self.parts[0].itemwise(bottoms)
 
     def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        return self.parts[0].apply(self.folded(weights), bottoms, ctx)
+
+    def folded(self, weights: Mapping[str, Any]) -> dict[str, Array]:
+        """Weight and bias of the product."""
         product, *rest = self.parts
         assert isinstance(product, Convolution | InnerProduct)
         own = weights[product.node.name]
@@ -56,7 +62,7 @@ class Folded(Fused):
         for layer in rest:
             scale, offset = layer.channel_affine(weights[layer.node.name])
             factor, shift = factor * scale, shift * scale + offset
-        return product.apply({"weight": product.scaled(own["weight"], factor), "bias": shift}, bottoms, ctx)
+        return {"weight": product.scaled(own["weight"], factor), "bias": shift}
 
 
 class Merged(Fused):
@@ -68,6 +74,31 @@ class Merged(Fused):
         (y,) = self.parts[0].apply(joined, bottoms, ctx)
         ends = list(accumulate(len(one["weight"]) for one in each))
         return split(y, ends[:-1], 1, ctx.lowering)
+
+
+class Pooled(Fused):
+    """A Convolution, folded perhaps, or ReLUs, or both, and the Pooling (MAX) behind them, which comes first here."""
+
+    def __init__(self, node: Node):
+        super().__init__(node)
+        self.arithmetic = self.parts[0].arithmetic
+
+    def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
+        *relus, pool = self.parts
+        bias = None
+        if not isinstance(relus[0], ReLU | ReLU6):
+            product, *relus = relus
+            own = weights[product.node.name]
+            if isinstance(product, Folded):
+                own, product = product.folded(own), product.parts[0]
+            bias = own["bias"]
+            bottoms = product.apply({"weight": own["weight"]}, bottoms, ctx)
+        (y,) = pool.apply({}, bottoms, ctx)
+        if bias is not None:
+            y = shift_channels(y, bias, ctx.lowering)
+        for relu in relus:
+            (y,) = relu.apply({}, [y], ctx)
+        return [y]
 
 
 class ScaledNorm(Fused):
@@ -188,10 +219,14 @@ def _rows(table: Array, index: Array, axis: str) -> Array:
 
 
 _FUSED: Mapping[str, Callable[[Node], Layer]] = {
-    "Folded": Folded, "Merged": Merged, "ScaledNorm": ScaledNorm, "Embedded": Embedded, "Recomputed": Recomputed,
-    "Join": Joined, "Steps": Stepped, "Divided": Divided}
+    "Folded": Folded, "Merged": Merged, "Pooled": Pooled, "ScaledNorm": ScaledNorm, "Embedded": Embedded,
+    "Recomputed": Recomputed, "Join": Joined, "Steps": Stepped, "Divided": Divided}
 
 
 def make_program(nodes: Iterable[Node]) -> Program:
     """What ``execute`` runs: the nodes of a graph after all passes, each with its layer."""
-    return tuple((node, _FUSED[node.type](node) if node.parts else make_layer(node)) for node in nodes)
+    return tuple((node, _make(node)) for node in nodes)
+
+
+def _make(node: Node) -> Layer:
+    return _FUSED[node.type](node) if node.parts else make_layer(node)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,27 @@ from jax import lax
 from jaffe.compile.lowering.choose import Lowering
 from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
 from jaffe.compile.lowering.unfold import Pads, unfold
+
+
+class Stretch(NamedTuple):
+    """Neighbouring outputs along an axis, ``size`` of them, the first of which is output ``out``.
+
+    Attributes:
+        cells: those of their windows that are inside the image.
+        begin: where the first window begins in the image, if not before it.
+        stride: from window to window.
+    """
+
+    out: int
+    size: int
+    cells: range
+    begin: int
+    stride: int
+
+    def seen(self, cell: int) -> tuple[int, int, int]:
+        """What all windows see in a cell of theirs: start, stop and step in the image."""
+        start = self.begin + cell
+        return start, start + (self.size - 1) * self.stride + 1, self.stride
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,15 @@ class PoolGeometry:
         k, s, (before, _) = self.kernel[axis], self.stride[axis], self.pad[axis]
         return before, max((self.out(size, axis) - 1) * s + k - size - before, 0)
 
+    def stretches(self, size: int, axis: int) -> list[Stretch]:
+        """The outputs along an axis, cut where windows see other cells of theirs than the window before."""
+        k, s, (before, _) = self.kernel[axis], self.stride[axis], self.pad[axis]
+        begins = [out * s - before for out in range(self.out(size, axis))]
+        inside = [range(max(-begin, 0), max(min(k, size - begin), 0)) for begin in begins]
+        firsts = [out for out in range(len(begins)) if not out or inside[out] != inside[out - 1]]
+        return [Stretch(one, after - one, inside[one], begins[one], s)
+                for one, after in itertools.pairwise([*firsts, len(begins)])]
+
     def divisors(self, size: int, axis: int) -> np.ndarray:
         """Window lengths that averages divide by: clipped at ``size + after``, not at the image."""
         before, after = self.pad[axis]
@@ -63,7 +94,11 @@ class PoolGeometry:
         return np.minimum(start + self.kernel[axis], size + after) - start
 
 
+Cut = tuple[slice, ...]
+Cells = dict[tuple[int, ...], jax.Array]
+
 MOST_TAPS = 16  # what takes more slices is left to XLA: their programs grow with the window
+MOST_REGIONS = 9  # as of windows of 3 by 3 that hang over on all sides
 
 
 @compiled("geometry", "lowering")
@@ -94,7 +129,7 @@ def sum_pool(x: jax.Array, geometry: PoolGeometry, lowering: Lowering) -> jax.Ar
         return x.sum(tuple(range(2, x.ndim)), keepdims=True)
     if pooling_way(geometry, lowering, sums=True) != "slices":
         return _reduce(x, 0.0, lax.add, geometry)
-    return channels_first(_sum_by_slices(channels_last(x), geometry))
+    return channels_first(sum_by_slices(channels_last(x), geometry))
 
 
 def pooling_way(geometry: PoolGeometry, lowering: Lowering, *, sums: bool = False) -> str:
@@ -114,24 +149,53 @@ def pooling_way(geometry: PoolGeometry, lowering: Lowering, *, sums: bool = Fals
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """(N, spatial..., C) -> (N, out..., C)."""
-    return functools.reduce(jnp.maximum, _slices(x, geometry, -np.inf))
+    stretches = _stretches(x, geometry)
+    if math.prod(map(len, stretches)) > MOST_REGIONS:
+        x, stretches = _surrounded(x, geometry)
+    return _by_region(x, stretches, -np.inf, _largest)
+
+
+def _surrounded(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, list[list[Stretch]]]:
+    """A copy with -inf around it, of which all windows are alike: one stretch an axis."""
+    config = [(*geometry.padding(size, axis), 0) for axis, size in enumerate(x.shape[1:-1])]
+    outs = zip(geometry.outs(x.shape[1:-1]), geometry.kernel, geometry.stride, strict=True)
+    return (lax.pad(x, np.array(-np.inf, x.dtype), [(0, 0, 0), *config, (0, 0, 0)]),
+            [[Stretch(0, out, range(k), 0, s)] for out, k, s in outs])
+
+
+def _largest(outs: Cut, cells: Cells) -> jax.Array:
+    return functools.reduce(jnp.maximum, cells.values())
 
 
 def _max_forward(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    slices = _slices(x, geometry, -np.inf)
-    best = in_memory(functools.reduce(jnp.maximum, slices))
-    first = jnp.full(best.shape, len(slices) - 1, jnp.int32)
-    for i in reversed(range(len(slices) - 1)):
-        first = jnp.where(slices[i] < best, first, i)  # where there is a NaN, the first cell
-    first = in_memory(first.astype(jnp.uint8))
-    return best, (first, jnp.zeros((0, *x.shape[1:-1])))  # the second tells the sizes
+    # With several regions training was not faster, and took half as long again to compile.
+    sizes = x.shape[1:-1]
+    x, one = _surrounded(x, geometry)
+    best = in_memory(_by_region(x, one, -np.inf, _largest))
+
+    def first(outs: Cut, cells: Cells) -> jax.Array:
+        most = best[outs]
+        *others, last = cells
+        found = jnp.full(most.shape, numbers[last], jnp.int32)
+        for at in reversed(others):
+            found = jnp.where(cells[at] < most, found, numbers[at])  # where there is a NaN, the first cell
+        return found
+
+    numbers = _numbers(geometry)
+    places = in_memory(_by_region(x, one, 0, first).astype(jnp.uint8))
+    return best, (places, jnp.zeros((0, *sizes)))
+
+
+def _numbers(geometry: PoolGeometry) -> dict[tuple[int, ...], int]:
+    """Of the cells of a window, in row-major order."""
+    return {at: i for i, at in enumerate(np.ndindex(*geometry.kernel))}
 
 
 def _max_backward(
     geometry: PoolGeometry, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
     first, sizes = kept
-    numbers = {at: i for i, at in enumerate(np.ndindex(*geometry.kernel))}
+    numbers = _numbers(geometry)
     zero = jnp.zeros((), gradient.dtype)
 
     def share(at: tuple[int, ...], place: jax.Array, back: jax.Array) -> jax.Array:
@@ -144,19 +208,17 @@ _max_by_slices.defvjp(_max_forward, _max_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _sum_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+def sum_by_slices(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     """(N, spatial..., C) -> (N, out..., C), axis by axis."""
-    for axis, (k, s) in enumerate(zip(geometry.kernel, geometry.stride, strict=True), 1):
-        size, last = x.shape[axis], (geometry.out(x.shape[axis], axis - 1) - 1) * s + 1
-        config = [(0, 0, 0)] * x.ndim
-        config[axis] = (*geometry.padding(size, axis - 1), 0)
-        whole = lax.pad(x, np.zeros((), x.dtype), config)
-        x = functools.reduce(jnp.add, [lax.slice_in_dim(whole, i, i + last, s, axis) for i in range(k)])
+    for axis, along in enumerate(_stretches(x, geometry)):
+        whole = [[Stretch(0, size, range(1), 0, 1)] for size in x.shape[1:-1]]
+        whole[axis] = along
+        x = _by_region(x, whole, 0, lambda outs, cells: functools.reduce(jnp.add, cells.values()))
     return x
 
 
 def _sum_forward(x: jax.Array, geometry: PoolGeometry) -> tuple[jax.Array, jax.Array]:
-    return _sum_by_slices(x, geometry), jnp.zeros((0, *x.shape[1:-1]))
+    return sum_by_slices(x, geometry), jnp.zeros((0, *x.shape[1:-1]))
 
 
 def _sum_backward(geometry: PoolGeometry, sizes: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
@@ -168,20 +230,42 @@ def _sum_backward(geometry: PoolGeometry, sizes: jax.Array, gradient: jax.Array)
     return (gradient,)
 
 
-_sum_by_slices.defvjp(_sum_forward, _sum_backward)
+sum_by_slices.defvjp(_sum_forward, _sum_backward)
 
 
-def _slices(x: jax.Array, geometry: PoolGeometry, fill: float) -> list[jax.Array]:
-    """For each cell of the window, in row-major order, what all windows see there; ``fill`` outside."""
-    sizes = x.shape[1:-1]
-    config = [(*geometry.padding(size, axis), 0) for axis, size in enumerate(sizes)]
-    whole = in_memory(lax.pad(x, np.array(fill, x.dtype), [(0, 0, 0), *config, (0, 0, 0)]))
-    lasts = [(out - 1) * s + 1 for out, s in zip(geometry.outs(sizes), geometry.stride, strict=True)]
-    found = []
-    for at in np.ndindex(*geometry.kernel):
-        stops = [start + last for start, last in zip(at, lasts, strict=True)]
-        found.append(lax.slice(whole, (0, *at, 0), (x.shape[0], *stops, x.shape[-1]), (1, *geometry.stride, 1)))
-    return found
+def _stretches(x: jax.Array, geometry: PoolGeometry) -> list[list[Stretch]]:
+    """Of each axis. x: (N, spatial..., C)."""
+    return [geometry.stretches(size, axis) for axis, size in enumerate(x.shape[1:-1])]
+
+
+def _by_region(
+    x: jax.Array, stretches: Sequence[Sequence[Stretch]], empty: float, combine: Callable[[Cut, Cells], jax.Array]
+) -> jax.Array:
+    """(N, spatial..., C) -> (N, out..., C): what ``combine`` makes of each region of windows that see the same cells of
+    theirs, without a padded copy of the blob.
+
+    ``combine`` gets the region's place among the outputs and, by their places in the window, in row-major order, what
+    all its windows see in those cells. Windows without any cell are ``empty``.
+    """
+    x = in_memory(x)
+
+    def region(chosen: Sequence[Stretch]) -> jax.Array:
+        cells = {}
+        for at in itertools.product(*(one.cells for one in chosen)):
+            starts, stops, steps = zip(*(one.seen(cell) for one, cell in zip(chosen, at, strict=True)), strict=True)
+            cells[at] = lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), (1, *steps, 1))
+        if not cells:
+            return jnp.full((x.shape[0], *(one.size for one in chosen), x.shape[-1]), empty, x.dtype)
+        return combine((slice(None), *(slice(one.out, one.out + one.size) for one in chosen)), cells)
+
+    def joined(*chosen: Stretch) -> jax.Array:
+        axis = len(chosen)
+        if axis == len(stretches):
+            return region(chosen)
+        parts = [joined(*chosen, one) for one in stretches[axis]]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis + 1)
+
+    return joined()
 
 
 def _gather(

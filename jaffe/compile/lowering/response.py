@@ -11,6 +11,7 @@ from jax import lax
 
 from jaffe.compile.lowering.choose import Lowering
 from jaffe.compile.lowering.layout import channels_first, channels_last, compiled, in_memory
+from jaffe.compile.lowering.pooling import MOST_TAPS, PoolGeometry, sum_by_slices
 
 MOST_TERMS = 64  # a window's lengths, added; wider ones are left to XLA
 
@@ -36,7 +37,12 @@ def normalise_response(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _normalised(x: jax.Array, reach: tuple[int, ...], alpha: float, beta: float, k: float) -> jax.Array:
-    return x * _power(k + alpha * _neighbours(x * x, reach), beta)
+    kernel = tuple(2 * r + 1 for r in reach[:-1])
+    if reach[-1] or sum(kernel) > MOST_TAPS:
+        return x * _power(k + alpha * _neighbours(x * x, reach), beta)
+    # Within channels: without padded copies.
+    geometry = PoolGeometry(kernel, (1,) * len(kernel), tuple((r, r) for r in reach[:-1]))
+    return x * _power(k + alpha * sum_by_slices(x * x, geometry), beta)
 
 
 def _forward(

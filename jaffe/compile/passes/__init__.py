@@ -8,6 +8,7 @@ from jaffe.compile.passes.join_embed import join_embed
 from jaffe.compile.passes.join_scale import join_scale
 from jaffe.compile.passes.merge_equal import merge_equal
 from jaffe.compile.passes.merge_siblings import merge_siblings
+from jaffe.compile.passes.pool_first import pool_first
 from jaffe.compile.passes.recompute import recompute
 from jaffe.compile.passes.reroll import reroll
 from jaffe.compile.passes.run import Pass, PassContext, run
@@ -25,6 +26,7 @@ BEFORE_LOOPS: tuple[Pass, ...] = (
     join_scale,  # Scale with the BatchNorm before it, where that normalises by the batch
     join_embed,  # Embed into the LSTM or RNN that reads it, where the table is small
     merge_siblings,  # 1x1 convolutions that read one value into one
+    pool_first,  # MAX Pooling before the bias and the ReLU that it alone reads, in TEST
 )
 PIPELINE: tuple[Pass, ...] = (  # what JAX runs
     *BEFORE_LOOPS,
@@ -34,4 +36,4 @@ PIPELINE: tuple[Pass, ...] = (  # what JAX runs
 
 __all__ = ["BEFORE_LOOPS", "PIPELINE", "SIMPLIFICATIONS", "Pass", "PassContext", "bypass_identity", "divide",
            "eliminate_dead", "fold_batch_norm", "join_embed", "join_scale", "merge_equal", "merge_siblings",
-           "recompute", "reroll", "run"]
+           "pool_first", "recompute", "reroll", "run"]

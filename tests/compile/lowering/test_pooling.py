@@ -60,13 +60,17 @@ def assert_pools(x: np.ndarray, geometry: PoolGeometry):
     def everything(x, lowering):
         largest, pull = jax.vjp(lambda x: max_pool(x, geometry, lowering), x)
         average, pull_average = jax.vjp(lambda x: average_pool(x, geometry, lowering), x)
-        return largest, pull(jnp.ones_like(largest))[0], average, pull_average(weights)[0]
+        # What has no backward pass goes another way.
+        alone = max_pool(x, geometry, lowering), average_pool(x, geometry, lowering)
+        return largest, pull(jnp.ones_like(largest))[0], average, pull_average(weights)[0], *alone
 
     by_average = []
     for lowering in LOWERINGS:
         found = everything(x, lowering)
         np.testing.assert_array_equal(found[0], best)
         np.testing.assert_allclose(found[2], mean, rtol=1e-6)
+        np.testing.assert_array_equal(found[4], best)
+        np.testing.assert_allclose(found[5], mean, rtol=1e-6)
         by_average.append(found[3])
         if np.isfinite(best).all():
             np.testing.assert_array_equal(found[1], gradient)
