@@ -129,6 +129,19 @@ def starts(cases: Sequence[Case]) -> str:
     return markdown(head, rows)
 
 
+def drawings(cases: Sequence[Case]) -> str:
+    """Seconds to draw the first weights, and how much longer the others take for that and the first step together."""
+    first = cases[0]
+    head = ["net, batch", *(f"{TITLES[one]}, s" for one in first.frameworks)]
+    head += [f"with the first step, {TITLES[one]} / jaffe" for one in first.others]
+    rows: list[list[object]] = []
+    for case in cases:
+        both = [{name: one["first_s"] + one["drawn_s"] for name, one in found.items()} for found in case.rounds]
+        row: list[object] = [case.title, *(case.spread(one, "drawn_s") for one in case.frameworks)]
+        rows.append(row + [Spread.of(one[other] / one["jaffe"] for one in both) for other in case.others])
+    return markdown(head, rows)
+
+
 def memory(cases: Sequence[Case]) -> str:
     """Most memory of a training process in MiB; of it, what the imports take."""
     first = cases[0]
@@ -151,7 +164,7 @@ def report(cases: Sequence[Case]) -> str:
     infer = [case for case in cases if case.mode == "infer"]
     if train:
         parts += ["### Training step", speeds(train), "### First training step", starts(train),
-                  "### Memory of training", memory(train)]
+                  "### First weights", drawings(train), "### Memory of training", memory(train)]
     if infer:
         parts += ["### Inference", speeds(infer)]
     return "\n\n".join(parts) + "\n"

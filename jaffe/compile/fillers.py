@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaffe.compile.lowering.layout import compiled
 from jaffe.netdef.errors import suggest
 from jaffe.netdef.jaffe_pb2 import FillerParameter
 
@@ -49,14 +50,26 @@ def check(filler: FillerParameter, shape: Shape) -> None:
 MOST_ROUNDED = 2**22  # values; of more, too many would be drawn in vain
 
 
-def _draw(draw: Callable[..., jax.Array], key: Key, shape: Shape, dtype: Dtype, *limits: float) -> jax.Array:
-    """``draw(key, shape, dtype, ...)`` by way of a round number of values, whose first ones are the same.
+def _draw(
+    draw: Callable[..., jax.Array], key: Key, shape: Shape, dtype: Dtype, *limits: float, scale: float = 1,
+    shift: float = 0,
+) -> jax.Array:
+    """``shift + scale * draw(key, shape, dtype, ...)`` by way of a round number of values, whose first ones are the
+    same.
 
-    JAX compiles a program for each shape, and a net has dozens.
+    JAX compiles a program for each shape, and a net has dozens: only the last one is made for each.
     """
     count = math.prod(shape)
     size = 1 << max(count - 1, 0).bit_length() if count <= MOST_ROUNDED else count
-    return draw(key, (size,), dtype, *limits)[:count].reshape(shape)
+    values = draw(key, (size,), dtype, *limits)
+    values = values if scale == 1 else scale * values
+    return _first(values if shift == 0 else shift + values, shape)
+
+
+@compiled("shape")
+def _first(values: jax.Array, shape: Shape) -> jax.Array:
+    """As many as fit the shape."""
+    return values[: math.prod(shape)].reshape(shape)
 
 
 def _constant(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
@@ -71,7 +84,7 @@ def _uniform(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> j
 
 def _gaussian(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(mean, std^2); with sparse >= 0 each element is kept with probability sparse / shape[0], else 0."""
-    values = filler.mean + filler.std * _draw(jax.random.normal, key, shape, dtype)
+    values = _draw(jax.random.normal, key, shape, dtype, scale=filler.std, shift=filler.mean)
     if filler.sparse < 0:
         return values
     kept = jax.random.bernoulli(jax.random.fold_in(key, 1), min(1.0, filler.sparse / shape[0]), shape)
@@ -105,7 +118,7 @@ def _xavier(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> ja
 
 def _msra(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
     """N(0, 2 / n) (He et al. 2015)."""
-    return math.sqrt(2 / _fan(shape, filler)) * _draw(jax.random.normal, key, shape, dtype)
+    return _draw(jax.random.normal, key, shape, dtype, scale=math.sqrt(2 / _fan(shape, filler)))
 
 
 def _bilinear(key: Key, shape: Shape, filler: FillerParameter, dtype: Dtype) -> jax.Array:
