@@ -83,6 +83,9 @@ class Pooled(Fused):
         super().__init__(node)
         self.arithmetic = self.parts[0].arithmetic
 
+    def itemwise(self, bottoms: Sequence[Shape]) -> bool:
+        return True
+
     def apply(self, weights: Mapping[str, Any], bottoms: Sequence[Array], ctx: Context) -> Sequence[Array]:
         *relus, pool = self.parts
         bias = None

@@ -24,7 +24,7 @@ class Stretch(NamedTuple):
 
     Attributes:
         cells: those of their windows that are inside the image.
-        begin: where the first window begins in the image, if not before it.
+        begin: where the first window begins, counted from the image's first cell.
         stride: from window to window.
     """
 
