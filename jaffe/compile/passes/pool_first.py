@@ -65,15 +65,13 @@ def _keeps_order(node: Node, reader: Node, context: PassContext) -> bool:
     if reader.type in ("Convolution", "Folded") or len(node.bottoms) != 1:
         return False  # whose bias it has by then
     layer = context.inferred.layers[node.name]
-    if layer.foreign:
+    if node.type == "Folded":
+        return isinstance(layer, Convolution)
+    if node.parts or layer.foreign:
         return False
     if isinstance(layer, ReLU):
         return bool(layer.p.negative_slope >= 0)
-    if isinstance(layer, ReLU6):
-        return True
-    folded = node.type == "Folded"
-    return (isinstance(layer, Convolution) and (folded or not node.parts) and layer.p.axis == 1
-            and (folded or layer.p.bias_term))
+    return isinstance(layer, ReLU6) or (isinstance(layer, Convolution) and layer.p.axis == 1 and layer.p.bias_term)
 
 
 def _as_one(chain: tuple[Node, ...]) -> Node:
