@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.nets import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from jaffe import CompiledNet, compile_net, zoo
 from jaffe.netdef import SolverParameter
 from jaffe.netdef.deploy import deploy
+from jaffe.train.compilation import watch_compilation
 from jaffe.train.optimizer import make_optimizer
 from jaffe.train.step import TrainState, begin, make_train_step
 
@@ -76,10 +78,13 @@ def _training(task: Task, built: Stopwatch, drawn: Stopwatch) -> Job:
     run = training(task, built, drawn)
     net, update, state, inputs = run.net, run.update, run.state, run.inputs
     del run  # whose state is given away by the first step
+    compiled = False
 
     def step() -> jax.Array:
-        nonlocal state
-        state, metrics = update(state, None, inputs)
+        nonlocal state, compiled
+        with nullcontext() if compiled else watch_compilation():
+            state, metrics = update(state, None, inputs)
+        compiled = True
         return metrics["loss"]
 
     flops = net.cost().flops + net.cost().backward_flops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,12 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Nothing is compiled into the user's own cache, nor taken from it.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import jax
+
+from tests import compiled_once
+
+compiled_once.install()
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -31,5 +36,5 @@ def shared() -> Path:
 def forget_compiled() -> Iterator[None]:
     """JAX keeps every compiled function: gigabytes over all tests."""
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    compiled_once.forget()
+    jax.clear_caches()

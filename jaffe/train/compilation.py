@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import jax
 
+from jaffe import heap
+
 REQUEST = "/jax/compilation_cache/compile_requests_use_cache"
 HIT = "/jax/compilation_cache/cache_hits"
 
@@ -33,7 +35,8 @@ class Compilation:
 
 @contextmanager
 def watch_compilation() -> Iterator[Compilation]:
-    """Times what happens inside and counts the programs that are compiled there. Complete when the context ends."""
+    """Times what happens inside and counts the programs that are compiled there. Complete when the context ends, which
+    gives back the memory that compiling took."""
     compilation = Compilation()
 
     def count(event: str, **_: object) -> None:
@@ -47,3 +50,4 @@ def watch_compilation() -> Iterator[Compilation]:
     finally:
         compilation.seconds = time.perf_counter() - began
         jax.monitoring.unregister_event_listener(count)
+        heap.give_back()

@@ -86,9 +86,10 @@ def test_vmap_is_a_loop(net, case):
     several = [make_inputs(net, case, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *several)
     keys = jax.random.split(KEY, 3)
-    mapped = jax.vmap(lambda x, k: net.apply(variables, x, k)[0])(stacked, keys)
+    one = jax.jit(lambda x, k: net.apply(variables, x, k)[0])
+    mapped = jax.jit(jax.vmap(one))(stacked, keys)
     for i, inputs in enumerate(several):
-        outputs, _ = net.apply(variables, inputs, keys[i])
+        outputs = one(inputs, keys[i])
         for name in net.outputs:
             np.testing.assert_allclose(mapped[name][i], outputs[name], rtol=1e-5, atol=1e-6)
 
@@ -108,6 +109,7 @@ def test_gradients_against_finite_differences(name: str, phase: str):
         smooth = {key: value for key, value in inputs.items() if key not in constant}
         differentiable = [blob for blob in net.outputs if blob not in case.no_gradient]
 
+        @jax.jit
         def outputs(params, smooth):
             result, _ = net.apply({**variables, "params": params}, {**constant, **smooth}, KEY)
             return [result[blob] for blob in differentiable]

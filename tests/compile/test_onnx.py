@@ -107,7 +107,7 @@ def test_every_net(name: str):
             key: np.concatenate([one[key] for one in several])[:batch] if value.shape[:1] == (length,) else value
             for key, value in several[0].items()
         }
-        expected, _ = net.apply(variables, inputs, KEY)
+        expected, _ = jax.jit(net.apply)(variables, inputs, KEY)
         for blob, found in run(model, inputs).items():
             same(found, expected[blob], f"{blob}, batch {batch}")
 
