@@ -38,3 +38,11 @@ def forget_compiled() -> Iterator[None]:
     yield
     compiled_once.forget()
     jax.clear_caches()
+
+
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """Programs compile in less time and run slower: for hundreds of small ones, each of which runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -16,6 +16,7 @@ from jaffe.compile.layers.data import Source
 from jaffe.netdef import resolve
 from tests.nets import NETS, Case
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 PHASES = ("TRAIN", "TEST")
 
 

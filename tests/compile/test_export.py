@@ -39,6 +39,7 @@ def call(artefact: bytes, *arguments):
     return jax.export.deserialize(bytearray(artefact)).call(*arguments)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_takes_any_batch_or_says_why_not(name: str):
     case = NETS[name]

@@ -78,6 +78,7 @@ def is_refused(name: str) -> bool:
     return name in REFUSED_NETS or any(node.type in REFUSED for node in part.graph.nodes)
 
 
+@pytest.mark.usefixtures("unoptimised")
 @pytest.mark.parametrize("name", NETS)
 def test_every_net(name: str):
     case = NETS[name]
