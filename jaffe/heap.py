@@ -41,7 +41,7 @@ def keep() -> bool:
 def give_back() -> None:
     """Hand what is free back to the kernel, once: after compiling, which takes much more memory than it leaves in use.
 
-    Steps would not use that again: their temporary memory is one block, and what is free are small ones.
+    Steps would not use that again: their temporary memory is one block, and what is free is many small ones.
     """
     malloc_trim = _function("malloc_trim")
     if malloc_trim is not None:

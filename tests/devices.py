@@ -36,7 +36,6 @@ def run(*arguments: str, devices: int, inside: str = "", timeout: float = 600) -
     """Run Python with so many CPU devices. LLVM optimises nothing: what these tests compare is how work is spread, and
     most of their time is compiling."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": flags,
-                   "JAX_PLATFORMS": "cpu", _INSIDE: inside}
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", _INSIDE: inside}
     return subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True,
                           timeout=timeout, check=False)

@@ -34,9 +34,11 @@ class Compilation:
 
 
 @contextmanager
-def watch_compilation() -> Iterator[Compilation]:
-    """Times what happens inside and counts the programs that are compiled there. Complete when the context ends, which
-    gives back the memory that compiling took."""
+def compiling() -> Iterator[Compilation]:
+    """Around what compiles: times it, counts its programs, and then gives back the memory that compiling took.
+
+    What it yields is complete when the context ends.
+    """
     compilation = Compilation()
 
     def count(event: str, **_: object) -> None:

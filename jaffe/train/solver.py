@@ -26,7 +26,7 @@ from jaffe.netdef.source import Spec, find
 from jaffe.netdef.text import format_text
 from jaffe.train.caffe_state import restore_caffe_state
 from jaffe.train.clock import Clock
-from jaffe.train.compilation import watch_compilation
+from jaffe.train.compilation import compiling
 from jaffe.train.config import Recipe, named_files, read_config
 from jaffe.train.curves import draw_curves
 from jaffe.train.data.dataset import Data
@@ -342,7 +342,7 @@ class Solver:
         """Begin an update. The first call compiles; like the others it does not wait for the update itself."""
         if self._compiled:
             return self._step(self.state, self.feed.resident, batch)
-        with watch_compilation() as compilation:
+        with compiling() as compilation:
             begun = self._step(self.state, self.feed.resident, batch)
         self._compiled = True
         self.reporter.compiled(compilation)

@@ -20,7 +20,7 @@ from jaffe.compile.net import CompiledNet
 from jaffe.compile.precision import apply_in
 from jaffe.compile.reader import WeightReader
 from jaffe.netdef.errors import SpecError
-from jaffe.train.compilation import Compilation, watch_compilation
+from jaffe.train.compilation import Compilation, compiling
 from jaffe.train.profile import Profile, profile
 
 PROFILED = 10  # runs: enough for a mean, few enough for the profiler's memory
@@ -55,7 +55,7 @@ def time_net(net: CompiledNet, iterations: int) -> Timing:
     began = time.perf_counter()
     lowered = [jax.jit(function).lower(*given) for function, given in zip(functions, arguments, strict=True)]
     trace_seconds = time.perf_counter() - began
-    with watch_compilation() as compilation:
+    with compiling() as compilation:
         programs = [one.compile() for one in lowered]
     forward, *both = [median(*call, iterations) for call in zip(programs, arguments, strict=True)]
     backward = max(both[0] - forward, 0.0) if both else None

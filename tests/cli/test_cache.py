@@ -26,8 +26,8 @@ PROGRAMS = [sys.executable, "-c", """
 from jaffe.cli.cache import use_cache
 use_cache()
 import jax
-from jaffe.train.compilation import watch_compilation
-with watch_compilation() as compilation:
+from jaffe.train.compilation import compiling
+with compiling() as compilation:
     jax.numpy.sort(jax.random.normal(jax.random.key(0), 5)).sum()
 assert compilation.requests > 3
 print(["none", "some", "all"][(compilation.hits > 0) + (compilation.hits == compilation.requests)])
